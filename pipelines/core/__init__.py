@@ -1,1 +1,1 @@
-""""""
+"""The domain: contract, events, points, versions, search. No Beam, no Kafka."""

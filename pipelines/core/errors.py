@@ -4,7 +4,7 @@
 
     PlumblineError
     ├── BadRecordError            terminal: the event goes to the dead letters with its reason
-    ├── TransientError            retried with bounded, jittered backoff, then ServiceUnavailableError
+    ├── TransientError            retried with jittered backoff, then ServiceUnavailableError
     └── SystemicError             stops the job loudly, nothing is committed
         ├── SettingsError             exit code 2
         │   └── UnknownNameError          names the valid ones
@@ -14,6 +14,7 @@
         ├── LeaseHeldError            another job writes this version
         ├── IndexMissingError         no such index, version or alias
         ├── StoreConflictError        the store holds something we must not overwrite
+        ├── RequestRefusedError       the store answered that a request is not valid
         ├── CommitError               offsets could not be committed
         ├── DataLossError             the topic dropped records that this job has not read
         └── ServiceUnavailableError   exit code 3: Kafka, Qdrant or the model is out of reach
@@ -41,6 +42,7 @@ __all__ = [
     "ModelError",
     "PlumblineError",
     "Reason",
+    "RequestRefusedError",
     "ServiceRefusedError",
     "ServiceUnavailableError",
     "SettingsError",
@@ -136,7 +138,7 @@ class SystemicError(PlumblineError):
 
 
 class SettingsError(SystemicError):
-    """The settings cannot be used. Operator action: the message says which key and what is valid."""
+    """The settings cannot be used. Operator action: the message names the key and what is valid."""
 
     exit_code = ExitCode.USAGE
 
@@ -193,6 +195,14 @@ class IndexMissingError(SystemicError):
 
 class StoreConflictError(SystemicError):
     """The store holds something by this name that Plumbline did not write, or in another shape."""
+
+
+class RequestRefusedError(SystemicError):
+    """The store refused a request as not valid.
+
+    The writer looks for the record that it is about, which is then a dead letter; a refusal that
+    is about none stops the job.
+    """
 
 
 class CommitError(SystemicError):

@@ -32,6 +32,7 @@ from pydantic_settings import (
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError as SettingsSourceError,
 )
 
 from pipelines.core.errors import SettingsError
@@ -55,7 +56,8 @@ __all__ = [
 ENV_PREFIX = "PLUMBLINE_"
 
 IndexName = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9_.]|-[A-Za-z0-9_.])*$", max_length=100)
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9_.]|-[A-Za-z0-9_.])*$", max_length=100),
 ]
 """No `--` (it parts the pieces of a version's name) and nothing a URL path would have to quote."""
 
@@ -179,7 +181,9 @@ class KafkaSettings(_Section):
     @property
     def start_timestamp(self) -> int | None:
         """Milliseconds since the epoch when `start` is a time, else `None`."""
-        return None if self.start in ("committed", "earliest", "latest") else _parse_time(self.start)
+        return (
+            None if self.start in ("committed", "earliest", "latest") else _parse_time(self.start)
+        )
 
 
 def _parse_time(text: str) -> int:
@@ -391,8 +395,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not used: no .env files
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - ours are `…_file`
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags before environment before file; each nested key on its own."""
         return (
@@ -436,9 +440,7 @@ def secret(value: SecretStr | None, file: Path | None, key: str) -> str | None:
         ) from None
 
 
-def load_settings(
-    path: Path | None = None, overrides: Mapping[str, Any] | None = None
-) -> Settings:
+def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
     """Settings from a file, the environment and flags, the later ones winning.
 
     Parameters
@@ -468,13 +470,11 @@ def load_settings(
         settings: Settings = loaded(**_without_none(dict(overrides or {})))
     except ValidationError as error:
         raise SettingsError(_describe(error, path)) from None
-    except Exception as error:  # pydantic-settings raises its own on malformed JSON in a variable
+    except SettingsSourceError as error:  # malformed JSON in a variable
         raise SettingsError(
-            f"cannot read the settings from the environment: {type(error).__name__} in "
-            f"{str(error).splitlines()[0]}"
+            f"cannot read the settings from the environment: {str(error).splitlines()[0]}"
         ) from None
-    plain = Settings.model_construct(**{k: getattr(settings, k) for k in Settings.model_fields})
-    return plain
+    return Settings.model_construct(**{k: getattr(settings, k) for k in Settings.model_fields})
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -501,10 +501,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     cleaned = {}
     for key, value in values.items():
-        if isinstance(value, dict):
-            value = _without_none(value) or None
-        if value is not None:
-            cleaned[key] = value
+        kept = _without_none(value) or None if isinstance(value, dict) else value
+        if kept is not None:
+            cleaned[key] = kept
     return cleaned
 
 
@@ -519,9 +518,8 @@ def _check_environment() -> None:
         valid = _fields_at(parts[:-1])
         if valid is None or parts[-1] not in valid:
             known = [f"{ENV_PREFIX}{'__'.join(p).upper()}" for p in _all_paths(Settings)]
-            raise SettingsError(
-                f"unknown environment variable {name}{_nearest(name, known + sorted(_OWN_VARIABLES))}"
-            )
+            hint = _nearest(name, known + sorted(_OWN_VARIABLES))
+            raise SettingsError(f"unknown environment variable {name}{hint}")
 
 
 _OWN_VARIABLES = {"PLUMBLINE_CONFIG", "PLUMBLINE_SERVERS_DIR"}

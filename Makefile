@@ -1,0 +1,57 @@
+# Every target sets up what it needs. The environment is made once and made anew when the lock changes.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# The models of tests and demo come in a package: nothing asks a hub.
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM ?= true
+
+.DEFAULT_GOAL := help
+.PHONY: help install servers demo check test test-system bench acceptance lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## Make the virtual environment from the lock file
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12 …")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -E '^uv==' requirements.lock | cut -d' ' -f1)"
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+servers: $(STAMP) ## Fetch the real servers that the system tests start (Java 17 and Maven are needed)
+	@$(BIN)/python deploy/local/install.py kafka flink
+
+demo: $(STAMP) ## Watch documents flow from a topic into a searchable index, all on this machine
+	@$(BIN)/plumbline demo
+
+check: $(STAMP) ## Lint, format, types, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: $(STAMP) ## Unit and integration tests: nothing else has to run
+	$(BIN)/pytest tests/unit tests/integration
+
+test-system: servers ## System tests on Apache Kafka and Flink, with processes that are killed
+	$(BIN)/pytest tests/system
+
+bench: $(STAMP) ## Measure throughput, redelivery and memory; ratios within one run
+	$(BIN)/python -m tests.benchmarks
+
+acceptance: servers ## The long runs, of which CI does a short seed
+	PLUMBLINE_TEST_ACCEPTANCE=1 $(BIN)/pytest tests/system -m acceptance
+
+lock: ## Resolve the lock file anew from pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-emit-package plumbline --no-annotate --no-header --group dev pyproject.toml --extra demo --output-file requirements.lock
+
+clean: ## Remove the environment, caches and the demo's data
+	rm -rf $(VENV) .cache build dist *.egg-info plumbline-data .mypy_cache .ruff_cache .pytest_cache .hypothesis

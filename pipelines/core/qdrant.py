@@ -1,0 +1,300 @@
+"""The store: one Qdrant client a process, its errors translated, its outages waited out."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sqlite3
+import threading
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from pipelines.core.errors import (
+    IndexMissingError,
+    PlumblineError,
+    RequestRefusedError,
+    ServiceRefusedError,
+    ServiceUnavailableError,
+    StoreConflictError,
+    TransientError,
+)
+from pipelines.core.retry import retrying
+from pipelines.core.settings import QdrantSettings, RetrySettings, Settings, secret
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
+__all__ = ["Qdrant", "connect", "disconnect", "translate"]
+
+_TRANSIENT_STATUS = frozenset({408, 425, 429})
+
+
+def translate(error: Exception, where: str) -> PlumblineError:
+    """Our error for one of qdrant-client's, of either engine and either protocol.
+
+    Parameters
+    ----------
+    error
+        What the client raised.
+    where
+        The server's address or the embedded store's folder, for the message.
+
+    Returns
+    -------
+    PlumblineError
+        `TransientError` for what may pass, otherwise the error to stop with. The message holds at
+        most the server's own words, never a request's content.
+    """
+    from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+    from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+    if isinstance(error, PlumblineError):
+        return error
+    if isinstance(error, UnexpectedResponse):
+        return _from_status(
+            error.status_code or 0,
+            _server_words(error),
+            where,
+            error.headers.get("retry-after") if error.headers else None,
+        )
+    if isinstance(error, ResourceExhaustedResponse):
+        return TransientError(
+            f"Qdrant at {where} asks to slow down", retry_after_seconds=float(error.retry_after_s)
+        )
+    if isinstance(error, ResponseHandlingException):
+        source = error.source
+        if "certificate" in str(source).lower():
+            return ServiceRefusedError(
+                f"Qdrant at {where}: the TLS connection failed: {source}. Check `qdrant.url` and "
+                "`qdrant.ca_file`."
+            )
+        return TransientError(f"Qdrant at {where} did not answer: {type(source).__name__}")
+    code = getattr(error, "code", None)
+    if callable(code):  # grpc.RpcError, without importing grpc for those who do not use it
+        return _from_grpc(str(getattr(code(), "name", "UNKNOWN")), error, where)
+    if isinstance(error, sqlite3.Error):
+        return TransientError(f"the embedded store at {where} cannot be written: {error}")
+    if isinstance(error, OSError):
+        return TransientError(f"Qdrant at {where}: {error.strerror or type(error).__name__}")
+    if isinstance(error, ValueError) and "not found" in str(error):
+        return IndexMissingError(f"Qdrant at {where}: {error}")
+    if isinstance(error, ValueError) and "already exists" in str(error):
+        return StoreConflictError(f"Qdrant at {where}: {error}")
+    if isinstance(error, ValueError | KeyError | TypeError):
+        return RequestRefusedError(f"Qdrant at {where} refused the request: {type(error).__name__}")
+    raise error
+
+
+def _server_words(error: Any) -> str:
+    try:
+        status = error.structured()["status"]
+        words = status["error"] if isinstance(status, dict) else str(status)
+    except (ValueError, KeyError, TypeError):
+        words = error.reason_phrase or "no reason given"
+    return str(words)[:300]
+
+
+def _from_status(status: int, words: str, where: str, retry_after: str | None) -> PlumblineError:
+    said = f"Qdrant at {where} answered {status}: {words}"
+    if status in _TRANSIENT_STATUS or status >= 500:
+        seconds = None
+        if retry_after is not None and retry_after.strip().isdecimal():
+            seconds = float(retry_after)
+        return TransientError(said, retry_after_seconds=seconds)
+    if status in (401, 403):
+        return ServiceRefusedError(
+            f"{said}. Check `qdrant.api_key` or `qdrant.api_key_file`, and what the key may do."
+        )
+    if status == 404:
+        return IndexMissingError(said)
+    if status == 409 or "already exists" in words:
+        return StoreConflictError(said)
+    return RequestRefusedError(said)
+
+
+def _from_grpc(code: str, error: Any, where: str) -> PlumblineError:
+    details = error.details() if callable(getattr(error, "details", None)) else ""
+    said = f"Qdrant at {where} answered {code}: {str(details)[:300]}"
+    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        return ServiceRefusedError(f"{said}. Check `qdrant.api_key` or `qdrant.api_key_file`.")
+    if code == "NOT_FOUND":
+        return IndexMissingError(said)
+    if code == "ALREADY_EXISTS" or "already exists" in str(details):
+        return StoreConflictError(said)
+    if code in ("INVALID_ARGUMENT", "OUT_OF_RANGE", "FAILED_PRECONDITION"):
+        return RequestRefusedError(said)
+    return TransientError(said)
+
+
+class Qdrant:
+    """A Qdrant client whose calls are translated, retried and, embedded, serialised.
+
+    The embedded engine is not thread-safe (concurrent writers and searchers broke it), so its
+    calls share one lock. Every call must be safe to repeat: all of ours are conditional or
+    idempotent.
+    """
+
+    def __init__(
+        self, client: QdrantClient, where: str, settings: QdrantSettings, retry: RetrySettings
+    ) -> None:
+        self._client = client
+        self.where = where
+        self.settings = settings
+        self._retry = retry
+        self.local = settings.url is None
+        self._lock: AbstractContextManager[Any] = threading.RLock() if self.local else nullcontext()
+
+    def __repr__(self) -> str:
+        return f"Qdrant({self.where!r})"
+
+    def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        """`QdrantClient.<method>(…)`, repeated while Qdrant does not answer.
+
+        Raises
+        ------
+        ServiceUnavailableError
+            It stayed out of reach for `qdrant.outage_timeout_seconds`.
+        ServiceRefusedError, IndexMissingError, StoreConflictError, RequestRefusedError
+            It answered, and said no.
+        """
+
+        def once() -> Any:
+            return self.try_call(method, *args, **kwargs)
+
+        return retrying(
+            once,
+            timeout_seconds=self.settings.outage_timeout_seconds,
+            settings=self._retry,
+            what="Qdrant",
+        )
+
+    def try_call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        """The same without retries: raises `TransientError` when Qdrant does not answer."""
+        try:
+            with self._lock, warnings.catch_warnings():
+                if self.local:
+                    warnings.simplefilter("ignore", UserWarning)
+                result = getattr(self._client, method)(*args, **kwargs)
+                if self.local and method in ("create_collection",):
+                    self._tune(args[0] if args else kwargs["collection_name"])
+                return result
+        except Exception as error:  # translate re-raises what it does not know
+            raise translate(error, self.where) from error
+
+    def tune_all(self) -> None:
+        """See `_tune`; for the collections that were there when the store was opened."""
+        for collection in self.try_call("get_collections").collections:
+            self._tune(collection.name)
+
+    def _tune(self, name: str) -> None:
+        # The embedded engine commits every point to SQLite on its own, each with its own fsync:
+        # 1,000 points/s. A write-ahead log gives 8,000 and survives the end of the process at
+        # any moment; `sync` makes it survive a power cut, once a bundle.
+        storage = self._storage(name)
+        if storage is not None:
+            storage.execute("PRAGMA journal_mode=WAL").fetchall()
+            storage.execute("PRAGMA synchronous=NORMAL")
+
+    def _storage(self, name: str) -> sqlite3.Connection | None:
+        # The engine has no setting for it; where a later one is built otherwise, nothing is tuned.
+        engine = getattr(self._client, "_client", None)
+        collection = getattr(engine, "collections", {}).get(name)
+        storage = getattr(getattr(collection, "storage", None), "storage", None)
+        return storage if isinstance(storage, sqlite3.Connection) else None
+
+    def sync(self, name: str) -> None:
+        """Makes the collection's writes durable. A server has done so when it answered."""
+        if not self.local:
+            return
+        with self._lock:
+            storage = self._storage(name)
+            if storage is not None:
+                try:
+                    storage.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                except sqlite3.Error as error:
+                    raise translate(error, self.where) from error
+
+    def close(self) -> None:
+        """Closes the client; the embedded store is then free for another process."""
+        with self._lock:
+            self._client.close()
+
+
+_clients: dict[str, Qdrant] = {}
+_clients_lock = threading.Lock()
+
+
+def connect(settings: Settings) -> Qdrant:
+    """The process's client for the store of these settings, opened at the first call.
+
+    Raises
+    ------
+    ServiceUnavailableError
+        The embedded store is in use by another process, or cannot be opened. A server that does
+        not answer shows at the first call instead.
+    """
+    key = (
+        settings.qdrant.model_dump_json(exclude={"api_key"})
+        + settings.retry.model_dump_json()
+        + str(os.getpid())
+    )
+    with _clients_lock:
+        found = _clients.get(key)
+        if found is None:
+            found = _clients[key] = _open(settings)
+        return found
+
+
+def disconnect(settings: Settings | None = None) -> None:
+    """Closes the clients of this process; all of them without settings."""
+    with _clients_lock:
+        for key, client in list(_clients.items()):
+            if settings is None or client.settings == settings.qdrant:
+                client.close()
+                del _clients[key]
+
+
+atexit.register(disconnect)
+
+
+def _open(settings: Settings) -> Qdrant:
+    from qdrant_client import QdrantClient
+
+    store = settings.qdrant
+    if store.url is None:
+        path = store.path
+        assert path is not None, "settings give a default"
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            client = QdrantClient(path=str(path), force_disable_check_same_thread=True)
+        except RuntimeError:
+            raise ServiceUnavailableError(
+                f"the embedded store at {path} is in use by another process: it belongs to one at "
+                "a time. Stop that one, or use a Qdrant server (`qdrant.url`)."
+            ) from None
+        except (OSError, ValueError, sqlite3.Error) as error:
+            raise ServiceUnavailableError(
+                f"the embedded store at {path} cannot be opened: {error}"
+            ) from None
+        opened = Qdrant(client, str(path), store, settings.retry)
+        opened.tune_all()
+        return opened
+    key = secret(store.api_key, store.api_key_file, "qdrant.api_key")
+    extra: dict[str, Any] = {}
+    if store.ca_file is not None:
+        extra["verify"] = str(store.ca_file)
+    with warnings.catch_warnings():
+        # The client warns of a key over plain HTTP, which is right for a loopback or a mesh.
+        warnings.simplefilter("ignore", UserWarning)
+        client = QdrantClient(
+            url=store.url,
+            grpc_port=store.grpc_port,
+            prefer_grpc=store.grpc,
+            api_key=key,
+            timeout=max(1, round(store.timeout_seconds)),
+            # `doctor` says it with the fix; here it would be a request in a constructor.
+            check_compatibility=False,
+            **extra,
+        )
+    return Qdrant(client, store.url, store, settings.retry)
