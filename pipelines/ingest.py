@@ -38,7 +38,6 @@ from pipelines.core.qdrant import Qdrant, connect
 from pipelines.core.settings import Settings
 from pipelines.core.versions import (
     Version,
-    check_process,
     create_version,
     find_version,
     list_versions,
@@ -209,7 +208,7 @@ def run_ingest(
     qdrant.call("get_collections")
     encoder = load_encoder(settings.contract, settings.runtime)
     version = select_version(qdrant, settings, encoder, create=create)
-    check_process(version, encoder, settings.kafka.order_by)
+    JobSpec(settings, version.name).open()  # contract and canaries, before anything is read
     _log.info(
         "job_starting",
         index=settings.index,

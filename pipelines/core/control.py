@@ -52,7 +52,7 @@ class Control:
     Parameters
     ----------
     qdrant
-        Connection to the store; the collection is created when it is first needed.
+        Connection to the store; the collection is made by the first write.
     patient
         Whether an outage of the store is waited out (default), or raised as `TransientError`.
     """
@@ -85,7 +85,8 @@ class Control:
         StoreConflictError
             The point is not one of ours.
         """
-        self._ensure()
+        if not self._exists():
+            return None
         points = self._call(
             "retrieve", CONTROL_COLLECTION, ids=[_point_id(kind, name)], with_payload=True
         )
@@ -95,7 +96,8 @@ class Control:
         """Every record of a kind, by name."""
         from qdrant_client import models
 
-        self._ensure()
+        if not self._exists():
+            return []
         found: list[ControlRecord] = []
         offset = None
         while True:
@@ -154,6 +156,14 @@ class Control:
         if stored is None or stored.fields.get("write") != write:
             return None
         return stored
+
+    def _exists(self) -> bool:
+        """Whether there is a collection to read; reading makes none."""
+        with self._lock:
+            if not self._ready and self._call("collection_exists", CONTROL_COLLECTION):
+                self._check_shape()
+                self._ready = True
+            return self._ready
 
     def _ensure(self) -> None:
         with self._lock:

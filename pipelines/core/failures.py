@@ -14,7 +14,7 @@ __all__ = ["FAILURES", "Failures", "guarded"]
 
 C = TypeVar("C", bound=type)
 
-_METHODS = ("setup", "start_bundle", "process", "finish_bundle")
+_METHODS = ("setup", "start_bundle", "process", "finish_bundle", "create_reader", "advance")
 
 
 class Failures:
@@ -47,7 +47,7 @@ FAILURES = Failures()
 
 
 def guarded(step: C) -> C:
-    """Class decorator for a `DoFn`: errors of ours are recorded on their way out."""
+    """Class decorator for a `DoFn`, source or reader: our errors are recorded on their way out."""
     for name in _METHODS:
         method = step.__dict__.get(name)
         if method is not None:

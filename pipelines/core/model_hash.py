@@ -103,7 +103,7 @@ def _describe(module: nn.Module) -> dict[str, Any]:
         values = {key: config[key] for key in _TRANSFORMER_KEYS if config.get(key)}
         text = (config.get("modality_config") or {}).get("text")
         described["config"] = {**values, "text": text}
-        described["transformer"] = _without_volatile(module.model.config.to_diff_dict())  # type: ignore[union-attr,operator]
+        described["transformer"] = _transformer_config(module.model.config)  # type: ignore[union-attr]
         described["model"] = type(module.model).__name__
     elif hasattr(module, "get_config_dict"):
         described["config"] = _without_defaults(module, module.get_config_dict())  # type: ignore[operator]
@@ -133,7 +133,7 @@ def _is_transformer(module: nn.Module) -> bool:
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     # The inner model's own names: the attribute that holds it was renamed between releases.
     inner = module.model if _is_transformer(module) else module
-    state = inner.state_dict()  # type: ignore[union-attr,operator]
+    state = inner.state_dict()  # type: ignore[union-attr]
     for name in sorted(state):
         yield name, state[name]
 
@@ -141,7 +141,7 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _tensor(tensor: Tensor) -> list[object]:
     import torch
 
-    data = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy()
+    data: Any = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy()
     return [
         str(tensor.dtype).removeprefix("torch."),
         list(tensor.shape),
@@ -149,12 +149,21 @@ def _tensor(tensor: Tensor) -> list[object]:
     ]
 
 
-def _without_volatile(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop what does not decide vectors, in nested configurations too."""
+def _transformer_config(config: Any) -> dict[str, Any]:
+    try:
+        defaults = type(config)().to_dict()
+    except Exception:  # noqa: BLE001 - some classes of models cannot be made without arguments
+        defaults = {}
+    described = _deciding(config.to_dict(), defaults)
+    return {**described, "model_type": config.model_type}
+
+
+def _deciding(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys that decide vectors and differ from the default, in nested configurations too."""
     return {
-        key: _without_volatile(value) if isinstance(value, Mapping) else value
+        key: _deciding(value, defaults.get(key) or {}) if isinstance(value, dict) else value
         for key, value in config.items()
-        if key not in _VOLATILE
+        if key not in _VOLATILE and (key not in defaults or defaults[key] != value)
     }
 
 

@@ -65,6 +65,7 @@ PAYLOAD_INDEXES: Mapping[str, str] = {
     f"{OURS}.timestamp": "integer",
     f"{OURS}.offset": "integer",
     f"{OURS}.partition": "integer",
+    f"{OURS}.topic_rank": "integer",
     f"{OURS}.version": "integer",
     f"{OURS}.event_key": "keyword",
     f"{OURS}.text_hash": "keyword",

@@ -16,6 +16,7 @@ from pipelines.core.errors import (
     RequestRefusedError,
     ServiceRefusedError,
     ServiceUnavailableError,
+    SettingsError,
     StoreConflictError,
     TransientError,
 )
@@ -46,7 +47,10 @@ def translate(error: Exception, where: str) -> PlumblineError:
         `TransientError` for what may pass, otherwise the error to stop with. The message holds at
         most the server's own words, never a request's content.
     """
-    from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+    from qdrant_client.common.client_exceptions import (
+        QdrantException,
+        ResourceExhaustedResponse,
+    )
     from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
     if isinstance(error, PlumblineError):
@@ -62,6 +66,9 @@ def translate(error: Exception, where: str) -> PlumblineError:
         return TransientError(
             f"Qdrant at {where} asks to slow down", retry_after_seconds=float(error.retry_after_s)
         )
+    if isinstance(error, QdrantException):
+        # The client could not read the Retry-After of a 429, which may also be a date.
+        return TransientError(f"Qdrant at {where} asks to slow down")
     if isinstance(error, ResponseHandlingException):
         source = error.source
         if "certificate" in str(source).lower():
@@ -118,6 +125,8 @@ def _from_grpc(code: str, error: Any, where: str) -> PlumblineError:
     said = f"Qdrant at {where} answered {code}: {str(details)[:300]}"
     if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
         return ServiceRefusedError(f"{said}. Check `qdrant.api_key` or `qdrant.api_key_file`.")
+    if code == "UNIMPLEMENTED":
+        return ServiceRefusedError(f"{said}. Is it a Qdrant server, and of 1.18 or newer?")
     if code == "NOT_FOUND":
         return IndexMissingError(said)
     if code == "ALREADY_EXISTS" or "already exists" in str(details):
@@ -221,7 +230,7 @@ class Qdrant:
             self._client.close()
 
 
-_clients: dict[str, Qdrant] = {}
+_clients: dict[tuple[QdrantSettings, RetrySettings, int], Qdrant] = {}
 _clients_lock = threading.Lock()
 
 
@@ -234,11 +243,8 @@ def connect(settings: Settings) -> Qdrant:
         The embedded store is in use by another process, or cannot be opened. A server that does
         not answer shows at the first call instead.
     """
-    key = (
-        settings.qdrant.model_dump_json(exclude={"api_key"})
-        + settings.retry.model_dump_json()
-        + str(os.getpid())
-    )
+    # The settings themselves, not their JSON: that masks the API key.
+    key = (settings.qdrant, settings.retry, os.getpid())
     with _clients_lock:
         found = _clients.get(key)
         if found is None:
@@ -281,6 +287,12 @@ def _open(settings: Settings) -> Qdrant:
         opened.tune_all()
         return opened
     key = secret(store.api_key, store.api_key_file, "qdrant.api_key")
+    if key is not None and not (key.isascii() and key.isprintable()):
+        # The client would fail with a message, or a traceback, that shows it.
+        raise SettingsError(
+            "qdrant.api_key (or the file of `qdrant.api_key_file`) holds something that no HTTP "
+            "header can carry: one line of printable ASCII is valid"
+        )
     extra: dict[str, Any] = {}
     if store.ca_file is not None:
         extra["verify"] = str(store.ca_file)

@@ -29,9 +29,12 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+)
+from pydantic_settings import (
     SettingsError as SettingsSourceError,
 )
 
@@ -321,8 +324,8 @@ class RuntimeSettings(_Section):
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     threads: Annotated[int, Field(ge=1)] | None = None
     """Threads of one process; default: the library's own choice."""
-    tokens_per_batch: Annotated[int, Field(ge=64)] = 16_384
-    """Padded tokens of one forward pass, at most."""
+    tokens_per_batch: Annotated[int, Field(ge=64)] | None = None
+    """Padded tokens of one forward pass, at most; default: what is fastest on the device."""
 
 
 class IngestSettings(_Section):
@@ -364,12 +367,32 @@ class RetrySettings(_Section):
     max_seconds: PositiveSeconds = 10.0
 
 
+class _Environment(EnvSettingsSource):
+    """The environment, with lists as `a,b` beside `["a", "b"]`."""
+
+    def decode_complex_value(self, field_name: str, field: Any, value: Any) -> Any:
+        if not isinstance(value, str) or value.lstrip()[:1] in ("[", "{"):
+            try:
+                return super().decode_complex_value(field_name, field, value)
+            except ValueError as error:
+                where = (
+                    f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+                )
+                raise SettingsError(
+                    f"the environment variable of {field_name} starts like JSON and is none{where}"
+                ) from None
+        return [part.strip() for part in value.split(",") if part.strip()]
+
+
 class Settings(BaseSettings):
     """Everything a command needs."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
         env_nested_delimiter="__",
+        # Compose and Kubernetes hand on a variable that nobody has set as an empty one.
+        env_ignore_empty=True,
+        env_parse_none_str="null",
         extra="forbid",
         frozen=True,
         validate_default=True,
@@ -394,16 +417,26 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - ours reads lists too
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not used: no .env files
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - ours are `…_file`
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags before environment before file; each nested key on its own."""
         return (
             init_settings,
-            env_settings,
+            _Environment(settings_cls),
             InitSettingsSource(settings_cls, init_kwargs=cls._file_values),
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles without secrets: what travels in a pipeline is stored and shown by runners.
+
+        The process that pickled them finds them again; another one reads them from its own
+        environment or from the files that the settings name.
+        """
+        public = self.model_dump_json(exclude=_SECRETS)
+        _pickled[public] = self
+        return _restore, (public,)
 
     @property
     def dead_letter_topic(self) -> str:
@@ -424,6 +457,15 @@ class Settings(BaseSettings):
         if value.path is None and value.url is None:
             return value.model_copy(update={"path": Path("./plumbline-data")})
         return value
+
+
+_SECRETS: Any = {"kafka": {"sasl_password", "ssl_key_password"}, "qdrant": {"api_key"}}
+_pickled: dict[str, Settings] = {}
+
+
+def _restore(public: str) -> Settings:
+    known = _pickled.get(public)
+    return known if known is not None else Settings(**json.loads(public))
 
 
 def secret(value: SecretStr | None, file: Path | None, key: str) -> str | None:
@@ -465,9 +507,11 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
 
     # pydantic-settings builds its sources from the class, so the file's values travel on a
     # class of their own: two threads may load different files.
+    flags = _without_none(dict(overrides or {}))
+    values, flags = _settle_alternatives(values, flags)
     loaded = type("Settings", (Settings,), {"_file_values": values, "__module__": __name__})
     try:
-        settings: Settings = loaded(**_without_none(dict(overrides or {})))
+        settings: Settings = loaded(**flags)
     except ValidationError as error:
         raise SettingsError(_describe(error, path)) from None
     except SettingsSourceError as error:  # malformed JSON in a variable
@@ -489,12 +533,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it is not YAML"
-        raise SettingsError(f"{path}{where}: {problem}") from None
+        # The words quote tags and aliases, which is what an unquoted password looks like.
+        problem = re.sub(r"'[^']{2,}'", "…", getattr(error, "problem", None) or "it is not YAML")
+        raise SettingsError(
+            f"{path}{where}: {problem}. Put values with special characters in quotes."
+        ) from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise SettingsError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
+    unnamed = [key for key in values if not isinstance(key, str)]
+    if unnamed:
+        raise SettingsError(
+            f"{path}: keys are names, {json.dumps(unnamed[0], default=str)} is none"
+        )
     return values
 
 
@@ -507,9 +559,48 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     return cleaned
 
 
+_ALTERNATIVES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("qdrant", {"path": None, "url": None}),
+    ("qdrant", {"api_key": None, "api_key_file": None}),
+    ("kafka", {"topics": [], "pattern": None}),
+    ("kafka", {"sasl_password": None, "sasl_password_file": None}),
+    ("kafka", {"ssl_key_password": None, "ssl_key_password_file": None}),
+)
+"""Keys of a section of which one may be given, with the value that means: not given."""
+
+
+def _settle_alternatives(
+    values: dict[str, Any], flags: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """File values and flags, so that a later source's choice takes an earlier one's place.
+
+    `--qdrant-url` over a file that says `path` is no contradiction; both in one file are.
+    """
+    values = {key: dict(item) if isinstance(item, dict) else item for key, item in values.items()}
+    flags = {key: dict(item) if isinstance(item, dict) else item for key, item in flags.items()}
+    for section, keys in _ALTERNATIVES:
+        in_file, in_flags = values.get(section, {}), flags.get(section, {})
+        if not isinstance(in_file, dict) or not isinstance(in_flags, dict):
+            continue
+        by_flag = [key for key in keys if key in in_flags]
+        by_environment = [
+            key for key in keys if os.environ.get(f"{ENV_PREFIX}{section}__{key}".upper())
+        ]
+        if by_flag or by_environment:
+            for key in set(keys) - set(by_flag) - set(by_environment):
+                in_file.pop(key, None)
+        if by_flag:
+            for key in set(by_environment) - set(by_flag):
+                in_flags[key] = keys[key]
+                in_file.pop(key, None)
+    return values, flags
+
+
 def _check_environment() -> None:
     """pydantic-settings ignores variables it does not know; a typo there must not pass."""
-    for name in os.environ:
+    for given in os.environ:
+        # pydantic-settings takes them in any case, so a typo can come in any.
+        name = given.upper()
         if not name.startswith(ENV_PREFIX) or name.startswith(f"{ENV_PREFIX}TEST_"):
             continue
         if name in _OWN_VARIABLES:
@@ -519,7 +610,7 @@ def _check_environment() -> None:
         if valid is None or parts[-1] not in valid:
             known = [f"{ENV_PREFIX}{'__'.join(p).upper()}" for p in _all_paths(Settings)]
             hint = _nearest(name, known + sorted(_OWN_VARIABLES))
-            raise SettingsError(f"unknown environment variable {name}{hint}")
+            raise SettingsError(f"unknown environment variable {given}{hint}")
 
 
 _OWN_VARIABLES = {"PLUMBLINE_CONFIG", "PLUMBLINE_SERVERS_DIR"}
@@ -577,9 +668,11 @@ def _describe(error: ValidationError, path: Path | None) -> str:
         if (
             isinstance(value, str | int | float | bool)
             and not _is_secret(key)
-            and problem["type"] != "value_error"
+            # Checks of ours quote what may be shown; text in a section's place may be anything.
+            and problem["type"] not in ("value_error", "model_type")
         ):
-            shown = f" (got {json.dumps(value, ensure_ascii=False)})"
+            # The end of a long value says nothing the start does not.
+            shown = f" (got {json.dumps(value, ensure_ascii=False)[:120]})"
         lines.append(f"{key or 'settings'}: {message}{shown}")
     return where + "; ".join(lines)
 

@@ -90,9 +90,10 @@ def create_version(qdrant: Qdrant, settings: Settings, encoder: Encoder) -> Vers
     Raises
     ------
     StoreConflictError
-        A collection of this name exists that Plumbline did not write.
+        A collection of this name exists that Plumbline did not write, or one has the index's name.
     """
     contract = encoder.contract
+    _check_alias_is_free(qdrant, settings.index)
     found = find_version(qdrant, settings.index, contract.fingerprint)
     name = found or version_name(settings.index, contract)
     if found is None:
@@ -118,10 +119,11 @@ def create_version(qdrant: Qdrant, settings: Settings, encoder: Encoder) -> Vers
             _log.info("version_created", version=name, fingerprint=contract.fingerprint)
         except StoreConflictError:
             _log.info("version_exists", version=name)
+    # First: somebody else's collection is refused before anything of it is touched.
+    version = open_version(qdrant, name)
     # Repeated at every opening: the process may have ended right after the collection was made.
     for field, kind in PAYLOAD_INDEXES.items():
         qdrant.call("create_payload_index", name, field_name=field, field_schema=kind, wait=True)
-    version = open_version(qdrant, name)
     if live_version_name(qdrant, settings.index) is None:
         set_alias(qdrant, settings.index, name)
     return version
@@ -297,11 +299,7 @@ def set_alias(qdrant: Qdrant, index: str, version: str) -> None:
     """
     from qdrant_client import models
 
-    if qdrant.call("collection_exists", index) and live_version_name(qdrant, index) is None:
-        raise StoreConflictError(
-            f"a collection named {index} exists, so no alias can have that name. Choose another "
-            "index name."
-        )
+    _check_alias_is_free(qdrant, index)
     operations: list[Any] = []
     if live_version_name(qdrant, index) is not None:
         operations.append(
@@ -314,3 +312,11 @@ def set_alias(qdrant: Qdrant, index: str, version: str) -> None:
     )
     qdrant.call("update_collection_aliases", change_aliases_operations=operations)
     _log.info("alias_set", index=index, version=version)
+
+
+def _check_alias_is_free(qdrant: Qdrant, index: str) -> None:
+    if qdrant.call("collection_exists", index) and live_version_name(qdrant, index) is None:
+        raise StoreConflictError(
+            f"a collection named {index} exists, so no alias can have that name. Choose another "
+            "index name."
+        )

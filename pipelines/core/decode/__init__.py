@@ -6,7 +6,22 @@
 
 from pipelines.core.decode.decode import decode
 from pipelines.core.decode.ignored import Ignored
-from pipelines.core.decode.origin import Origin, read_origin
+from pipelines.core.decode.origin import (
+    Origin,
+    origin_headers,
+    origin_of,
+    read_origin,
+    without_origin_headers,
+)
 from pipelines.core.decode.strict_json import parse_json
 
-__all__ = ["Ignored", "Origin", "decode", "parse_json", "read_origin"]
+__all__ = [
+    "Ignored",
+    "Origin",
+    "decode",
+    "origin_headers",
+    "origin_of",
+    "parse_json",
+    "read_origin",
+    "without_origin_headers",
+]

@@ -259,7 +259,8 @@ def delete_version(
     if version is not None and version != in_header:
         raise BadRecordError(
             Reason.INVALID_VERSION,
-            f"{where} is {version} and the header {VERSION_HEADER} says {in_header}: which is right?",
+            f"{where} is {version} and the header {VERSION_HEADER} says {in_header}: make "
+            "them agree",
         )
     return in_header
 

@@ -92,8 +92,8 @@ def _operation(envelope: dict[str, Any]) -> str:
         if operation == "t":
             raise BadRecordError(
                 Reason.TRUNCATE,
-                "the table was truncated: its documents stay in the index until each is deleted, or "
-                "the version is built anew",
+                "the table was truncated: its documents stay in the index until each is deleted, "
+                "or the version is built anew",
             )
     if "op" in envelope:
         came = shown(operation) if isinstance(operation, str) else json_type(operation)

@@ -10,7 +10,13 @@ from pipelines.core.position import MAX_EXACT, OrderBy, Position
 from pipelines.core.records import Record
 from pipelines.core.settings import Settings
 
-__all__ = ["Origin", "origin_headers", "read_origin", "without_origin_headers"]
+__all__ = [
+    "Origin",
+    "origin_headers",
+    "origin_of",
+    "read_origin",
+    "without_origin_headers",
+]
 
 _NAMES = (
     "plumbline.origin.topic",
@@ -61,21 +67,31 @@ def without_origin_headers(
     return headers
 
 
-def read_origin(record: Record, settings: Settings) -> Origin:
-    """First position of a record.
+def origin_of(record: Record, settings: Settings) -> Origin:
+    """First position of a record, whether or not it can order an event.
 
     Raises
     ------
     BadRecordError
         `invalid_origin`: a record of the replay topic without the block that
         `plumbline dead-letters replay` writes as its last headers, or with another one.
-        `invalid_timestamp`: below -1, above 2**53 - 1 (Qdrant compares 64-bit floats), or -1 (no
-        timestamp) where timestamps order the events: it would lose to every other silently.
     """
     if record.topic == settings.replay_topic:
-        origin = _from_headers(record.headers)
-    else:
-        origin = Origin(record.topic, record.partition, record.offset, record.timestamp)
+        return _from_headers(record.headers)
+    return Origin(record.topic, record.partition, record.offset, record.timestamp)
+
+
+def read_origin(record: Record, settings: Settings) -> Origin:
+    """First position of a record, fit to order its event.
+
+    Raises
+    ------
+    BadRecordError
+        As `origin_of`; and `invalid_timestamp`: below -1, above 2**53 - 1 (Qdrant compares 64-bit
+        floats), or -1 (no timestamp) where timestamps order the events: such an event would lose
+        to every other without a sound.
+    """
+    origin = origin_of(record, settings)
     timestamp = origin.timestamp
     if not -1 <= timestamp <= MAX_EXACT:
         raise BadRecordError(

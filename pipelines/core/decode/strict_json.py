@@ -10,18 +10,18 @@ from pipelines.core.errors import BadRecordError, Reason
 
 __all__ = ["parse_json"]
 
+_COMPRESSED = "data: send it uncompressed, and leave compression to `compression.type`"
 _MAGIC = (
-    (b"\x1f\x8b", "gzip data: send it uncompressed, or let the producer's `compression.type` do it"),
-    (b"\x28\xb5\x2f\xfd", "zstd data: send it uncompressed, or set the producer's compression"),
-    (b"\x82SNAPPY\x00", "snappy data: send it uncompressed, or set the producer's compression"),
-    (b"\xff\x06\x00\x00sNaPpY", "snappy data: send it uncompressed, or set the producer's "
-     "compression"),
-    (b"\x04\x22\x4d\x18", "lz4 data: send it uncompressed, or set the producer's compression"),
-    (b"BZh", "bzip2 data: send it uncompressed"),
-    (b"\xfd7zXZ\x00", "xz data: send it uncompressed"),
-    (b"\x78\x01", "zlib data: send it uncompressed"),
-    (b"\x78\x9c", "zlib data: send it uncompressed"),
-    (b"\x78\xda", "zlib data: send it uncompressed"),
+    (b"\x1f\x8b", f"gzip {_COMPRESSED}"),
+    (b"\x28\xb5\x2f\xfd", f"zstd {_COMPRESSED}"),
+    (b"\x82SNAPPY\x00", f"snappy {_COMPRESSED}"),
+    (b"\xff\x06\x00\x00sNaPpY", f"snappy {_COMPRESSED}"),
+    (b"\x04\x22\x4d\x18", f"lz4 {_COMPRESSED}"),
+    (b"BZh", f"bzip2 {_COMPRESSED}"),
+    (b"\xfd7zXZ\x00", f"xz {_COMPRESSED}"),
+    (b"\x78\x01", f"zlib {_COMPRESSED}"),
+    (b"\x78\x9c", f"zlib {_COMPRESSED}"),
+    (b"\x78\xda", f"zlib {_COMPRESSED}"),
     (b"PK\x03\x04", "a zip archive"),
     (b"\xff\xfe", "UTF-16 or UTF-32: send UTF-8"),
     (b"\xfe\xff", "UTF-16: send UTF-8"),
@@ -31,7 +31,7 @@ _MAGIC = (
     (b"\xac\xed\x00\x05", "a serialised Java object: send JSON"),
     # Confluent's wire format: a zero byte and the schema's id, four bytes.
     (b"\x00", "a schema registry's format (Avro, Protobuf or JSON Schema): send plain JSON"),
-)  # fmt: skip
+)
 
 
 def parse_json(data: bytes, what: str = "value") -> Any:
@@ -109,8 +109,8 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
 def _not_json(error: json.JSONDecodeError, data: bytes, text: str, what: str) -> str:
     if not text.strip(" \t\r\n"):
         return (
-            f"the {what} is empty ({len(data)} bytes), which is not JSON; a delete is a null value, "
-            "not an empty one"
+            f"the {what} is empty ({len(data)} bytes), which is not JSON; a delete is a null "
+            "value, not an empty one"
         )
     hint = _looks_like(data)
     if not hint and (error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")):

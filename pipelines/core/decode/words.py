@@ -12,7 +12,7 @@ _SHOWN = 60
 
 
 def shown(name: str) -> str:
-    """A name (a field, a column, an id) in quotes, shortened, escaped where it cannot be printed."""
+    """A name (field, column, id) in quotes, shortened, escaped where it cannot be printed."""
     return repr(name) if len(name) <= _SHOWN else repr(name[:_SHOWN]) + "…"
 
 

@@ -1,0 +1,242 @@
+"""Install the servers that tests and a plain machine use, without Docker.
+
+    python deploy/local/install.py kafka flink
+
+`kafka`: Apache Kafka as jars. `flink`: Flink's cluster and Beam's job server for it as jars. They
+go to the cache directory, `.cache/servers` in the repository unless PLUMBLINE_SERVERS_DIR names
+another; what is there already in the right version is left alone. Java and Maven are installed with
+apt-get when they are missing and this runs as root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import venv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# The one place that states versions. Beam's job server must be built for this Flink's minor
+# version; its own version may differ from the Python SDK's, the portable protocol is stable. slf4j
+# stays at 1.7, which both were built on.
+VERSIONS: dict[str, dict[str, str]] = {
+    "kafka": {"kafka": "4.1.1", "slf4j": "1.7.36"},
+    "flink": {"flink": "1.19.3", "beam": "2.62.0", "slf4j": "1.7.36"},
+}
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+STAMP = "installed.json"
+PACKAGES = ["openjdk-17-jre-headless", "maven"]
+OLDEST_JAVA = 17
+ATTEMPTS = 3
+
+
+class InstallError(Exception):
+    """Something a person must put right; the message says what."""
+
+
+def servers_dir() -> Path:
+    """The cache that everything is installed into."""
+    return Path(os.environ.get("PLUMBLINE_SERVERS_DIR") or REPOSITORY / ".cache" / "servers")
+
+
+def run(command: list[str]) -> None:
+    """Run a command that reaches the network, again when it fails: mirrors have bad moments."""
+    for attempt in range(1, ATTEMPTS + 1):
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        if done.returncode == 0:
+            return
+        print(f"{command[0]} failed (attempt {attempt} of {ATTEMPTS})", file=sys.stderr)
+        if attempt < ATTEMPTS:
+            time.sleep(2.0**attempt)
+    tail = "\n".join(done.stdout.splitlines()[-20:])
+    raise InstallError(f"`{' '.join(command)}` failed {ATTEMPTS} times; its last lines:\n{tail}")
+
+
+def java_major() -> int | None:
+    """The major version of the `java` on the path; `None` when there is none."""
+    java = shutil.which("java")
+    if java is None:
+        return None
+    done = subprocess.run(
+        [java, "-XshowSettings:properties", "-version"], capture_output=True, text=True, check=False
+    )
+    for line in done.stderr.splitlines():
+        name, _, value = line.strip().partition(" = ")
+        if name == "java.specification.version":
+            return int(value.split(".")[-1])
+    return None
+
+
+def missing_tools() -> list[str]:
+    """What is missing of Java and Maven, in words."""
+    missing = []
+    major = java_major()
+    if major is None:
+        missing.append("java")
+    elif major < OLDEST_JAVA:
+        missing.append(f"java {OLDEST_JAVA} or later (this is {major})")
+    if shutil.which("mvn") is None:
+        missing.append("mvn")
+    return missing
+
+
+def require_tools() -> None:
+    """Have Java and Maven, by installing them if need be and possible."""
+    missing = missing_tools()
+    if not missing:
+        return
+    wanted = " and ".join(missing)
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        print(f"installing {' '.join(PACKAGES)}: missing {wanted}")
+        run(["apt-get", "update", "-qq"])
+        run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *PACKAGES])
+        missing = missing_tools()
+    if missing:
+        raise InstallError(
+            f"missing: {wanted}. Install them, on Debian and Ubuntu with: "
+            f"apt-get install -y {' '.join(PACKAGES)}"
+        )
+
+
+def maven_jars(pom: str, target: Path, versions: dict[str, str]) -> None:
+    """Copy what a pom needs at run time, with its dependencies, to a directory."""
+    run(
+        [
+            "mvn",
+            "-q",
+            "-B",
+            "-f",
+            str(HERE / pom),
+            *(f"-D{name}={value}" for name, value in versions.items()),
+            "dependency:copy-dependencies",
+            "-DincludeScope=runtime",
+            f"-DoutputDirectory={target}",
+        ]
+    )
+
+
+@contextlib.contextmanager
+def pip_python() -> Iterator[str]:
+    """An interpreter that has pip: this one, else that of a virtual environment made for it."""
+    if importlib.util.find_spec("pip") is not None:
+        yield sys.executable
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        venv.create(directory, with_pip=True)
+        yield str(Path(directory) / "bin" / "python")
+
+
+def install_kafka(target: Path, versions: dict[str, str]) -> None:
+    """Put the broker's jars into `target/jars`."""
+    maven_jars(
+        "pom-kafka.xml",
+        target / "jars",
+        {"kafka.version": versions["kafka"], "slf4j.version": versions["slf4j"]},
+    )
+
+
+def install_flink(target: Path, versions: dict[str, str]) -> None:
+    """Put Flink's jars into `target/lib`, and those of Beam's job server into `target/job-server`.
+
+    Flink comes from the sdist that PyFlink depends on. It is taken apart here, not installed: its
+    package would bring nothing but the jars into an environment.
+    """
+    flink = versions["flink"]
+    with tempfile.TemporaryDirectory() as directory:
+        with pip_python() as python:
+            run(
+                [
+                    python,
+                    *("-m", "pip", "download", "--quiet", "--no-deps", "--dest", directory),
+                    f"apache-flink-libraries=={flink}",
+                ]
+            )
+        (archive,) = Path(directory).iterdir()
+        (target / "lib").mkdir()
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                path = Path(member.name)
+                if path.parts[1:3] == ("deps", "lib") and path.suffix == ".jar":
+                    source = tar.extractfile(member)
+                    assert source is not None
+                    with source, (target / "lib" / path.name).open("wb") as jar:
+                        shutil.copyfileobj(source, jar)
+    maven_jars(
+        "pom-beam-flink.xml",
+        target / "job-server",
+        {
+            "beam.version": versions["beam"],
+            "beam.flink": flink.rpartition(".")[0],
+            "slf4j.version": versions["slf4j"],
+        },
+    )
+
+
+INSTALLERS: dict[str, Callable[[Path, dict[str, str]], None]] = {
+    "kafka": install_kafka,
+    "flink": install_flink,
+}
+
+
+def install(name: str) -> None:
+    """Install one server unless the stamp says that these very versions are there."""
+    versions = VERSIONS[name]
+    target = servers_dir() / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # One installs, the others wait for it and find its stamp.
+    with (target.parent / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        words = ", ".join(f"{part} {version}" for part, version in versions.items())
+        stamp = target / STAMP
+        if stamp.exists() and json.loads(stamp.read_text()) == versions:
+            print(f"{name}: {words} is installed")
+            return
+        require_tools()
+        print(f"{name}: installing {words} ...", flush=True)
+        started = time.monotonic()
+        part = target.with_name(f"{name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        INSTALLERS[name](part, versions)
+        # The stamp goes in last and the directory takes its name at once: half is never whole.
+        (part / STAMP).write_text(json.dumps(versions) + "\n")
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
+        print(f"{name}: installed in {time.monotonic() - started:.0f} s at {target}")
+
+
+def main() -> int:
+    """Install what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "servers",
+        nargs="+",
+        choices=sorted(INSTALLERS),
+        metavar="server",
+        help=" or ".join(sorted(INSTALLERS)),
+    )
+    try:
+        for name in dict.fromkeys(parser.parse_args().servers):
+            install(name)
+    except InstallError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

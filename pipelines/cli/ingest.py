@@ -1,0 +1,210 @@
+"""`plumbline ingest`: the streaming job, its signals and its end."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelines.cli.flags import (
+    BootstrapServers,
+    Config,
+    IndexName,
+    Json,
+    QdrantPath,
+    QdrantUrl,
+    Topics,
+    settings_from,
+)
+from pipelines.cli.output import print_json, print_table, say, warn
+
+if TYPE_CHECKING:
+    from pipelines.ingest import IngestResult
+
+__all__ = ["register"]
+
+
+class Runner(StrEnum):
+    """Where the pipeline runs."""
+
+    IN_PROCESS = "in-process"
+    FLINK = "flink"
+
+
+class Environment(StrEnum):
+    """Where Flink runs the steps that are written in Python."""
+
+    LOOPBACK = "LOOPBACK"
+    EXTERNAL = "EXTERNAL"
+    DOCKER = "DOCKER"
+    PROCESS = "PROCESS"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command(
+        short_help="Run the job that keeps a version true to its topics.",
+        epilog="Example: plumbline ingest --create --topic documents --until-caught-up",
+    )(ingest)
+
+
+def ingest(
+    context: typer.Context,
+    until_caught_up: Annotated[
+        bool,
+        typer.Option(
+            "--until-caught-up", help="Stop at the ends that the partitions have at the start."
+        ),
+    ] = False,
+    standby: Annotated[
+        bool,
+        typer.Option(
+            "--standby", help="Wait while another job writes this version, then take over."
+        ),
+    ] = False,
+    create: Annotated[
+        bool, typer.Option("--create", help="Make the index when it does not exist.")
+    ] = False,
+    json: Json = False,
+    runner: Annotated[Runner, typer.Option("--runner", help="Where it runs.")] = Runner.IN_PROCESS,
+    job_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--job-endpoint",
+            metavar="HOST:PORT",
+            help="Beam's job server for Flink.",
+        ),
+    ] = None,
+    environment_type: Annotated[
+        Environment,
+        typer.Option(
+            "--environment-type",
+            help="Where Flink finds Python; LOOPBACK is this process.",
+        ),
+    ] = Environment.LOOPBACK,
+    environment_config: Annotated[
+        str | None,
+        typer.Option(
+            "--environment-config",
+            metavar="TEXT",
+            help="Address, image or command of that environment.",
+        ),
+    ] = None,
+    beam_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--beam-option",
+            metavar="--NAME=VALUE",
+            help="Further option of Beam; may be repeated.",
+        ),
+    ] = None,
+    config: Config = None,
+    index: IndexName = None,
+    bootstrap_servers: BootstrapServers = None,
+    topic: Topics = None,
+    qdrant_url: QdrantUrl = None,
+    qdrant_path: QdrantPath = None,
+) -> None:
+    """Keep a version true to its topics until stopped, or until it has caught up.
+
+    SIGTERM or Ctrl-C finishes what is under way, within `ingest.drain_seconds`; a second one
+    leaves at once. Nothing is lost either way: offsets are committed after their effect.
+    """
+    settings = settings_from(
+        context,
+        config=config,
+        index=index,
+        bootstrap_servers=bootstrap_servers,
+        topics=topic,
+        qdrant_url=qdrant_url,
+        qdrant_path=qdrant_path,
+        log_level="info",
+    )
+    options = _beam_options(
+        runner, job_endpoint, environment_type, environment_config, beam_option or []
+    )
+    from pipelines.cli.progress import show_progress
+    from pipelines.cli.signals import draining
+
+    with draining(settings.ingest.drain_seconds, in_process=runner is Runner.IN_PROCESS):
+        from pipelines.ingest import run_ingest
+
+        with show_progress(sys.stderr) as progress:
+            result = run_ingest(
+                settings,
+                until_caught_up=until_caught_up,
+                standby=standby,
+                create=create,
+                runner="in-process" if runner is Runner.IN_PROCESS else "PortableRunner",
+                pipeline_options=options,
+                on_ready=lambda version: progress.start(version.name),
+                on_wait=warn,
+            )
+    _report(result, as_json=json)
+    raise typer.Exit(result.exit_code)
+
+
+def _beam_options(
+    runner: Runner,
+    job_endpoint: str | None,
+    environment_type: Environment,
+    environment_config: str | None,
+    more: list[str],
+) -> list[str]:
+    from pipelines.core.errors import SettingsError
+
+    if runner is Runner.IN_PROCESS:
+        if job_endpoint is not None:
+            raise SettingsError("--job-endpoint is for --runner flink")
+        return more
+    if job_endpoint is None:
+        raise SettingsError("--runner flink needs --job-endpoint, such as localhost:8099")
+    options = [f"--job_endpoint={job_endpoint}", f"--environment_type={environment_type.value}"]
+    if environment_config is not None:
+        options.append(f"--environment_config={environment_config}")
+    return [*options, *more]
+
+
+def _report(result: IngestResult, *, as_json: bool) -> None:
+    counts = result.counts
+    if as_json:
+        print_json(
+            {
+                "version": result.version,
+                "seconds": round(result.seconds, 3),
+                "consumed": counts.consumed,
+                "outcomes": counts.outcomes,
+                "dead_letters": counts.reasons,
+                "balanced": counts.balanced,
+                "uncommitted": _uncommitted(result),
+                "exit_code": result.exit_code,
+            }
+        )
+        return
+    rows: list[tuple[str, str]] = [("consumed", f"{counts.consumed:,}")]
+    rows += [(name.replace("_", "-"), f"{count:,}") for name, count in counts.outcomes.items()]
+    rows += [(f"  {reason}", f"{count:,}") for reason, count in counts.reasons.items()]
+    print_table(["events", "count"], rows, right=["count"], title=result.version)
+    if result.seconds > 0:
+        rate = counts.consumed / result.seconds
+        say(f"{counts.consumed:,} events in {result.seconds:.1f} s ({rate:,.0f}/s)")
+    if not counts.balanced:
+        warn(
+            f"{counts.consumed:,} events were consumed and {counts.accounted:,} accounted for. "
+            "What was not accounted for is not committed: start again to read it again."
+        )
+    behind = _uncommitted(result)
+    if behind:
+        warn(
+            f"committed offsets are behind what was written in {len(behind)} partitions: "
+            f"{', '.join(list(behind)[:5])}. Nothing is lost: start again to read them again."
+        )
+
+
+def _uncommitted(result: IngestResult) -> dict[str, dict[str, Any]]:
+    return {
+        f"{topic}/{partition}": {"written": written, "committed": committed}
+        for (topic, partition), (written, committed) in result.uncommitted.items()
+    }

@@ -1,0 +1,173 @@
+"""The demo's tables and its progress bar."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from pipelines.core.accounting import ACCOUNT
+from pipelines.core.index import Hit
+from pipelines.core.plans import Outcome
+from pipelines.demo.questions import TOP, Question
+from pipelines.demo.waves import Wave
+
+if TYPE_CHECKING:
+    from pipelines.ingest import IngestResult
+
+__all__ = [
+    "accounting",
+    "answers",
+    "dead_letters",
+    "headline",
+    "progress",
+    "speed",
+    "wave_contents",
+]
+
+_REFRESH_SECONDS = 0.2
+
+
+def headline(console: Console, number: int, text: str) -> None:
+    """Opens an act."""
+    console.print()
+    console.rule(f"[bold]{number}  {escape(text)}", align="left", style="cyan")
+
+
+def wave_contents(console: Console, wave: Wave) -> None:
+    """What is about to happen, and what must come of it."""
+    for what, count, becomes in wave.parts:
+        console.print(f"  {count:>6,} {what} [dim]→ {becomes}[/dim]", highlight=False)
+
+
+@contextmanager
+def progress(console: Console, total: int) -> Iterator[Callable[[], None]]:
+    """A spinner while the job starts; from the call it yields on, a bar of the events settled.
+
+    Nothing of it stays, and nothing is shown where there is no terminal.
+    """
+    settled_before = ACCOUNT.counts().accounted
+    bar = Progress(
+        TextColumn("  "),
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=40),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task("starting the job", total=None)
+    done = threading.Event()
+
+    def follow() -> None:
+        while not done.wait(_REFRESH_SECONDS):
+            bar.update(task, completed=ACCOUNT.counts().accounted - settled_before)
+
+    def begin() -> None:
+        bar.update(task, description="events", total=total)
+
+    follower = threading.Thread(target=follow, name="plumbline-demo-progress", daemon=True)
+    with bar:
+        follower.start()
+        try:
+            yield begin
+        finally:
+            done.set()
+            follower.join()
+
+
+def speed(console: Console, result: IngestResult, tokens: float) -> None:
+    """Documents a second of the first run, and the version that it wrote."""
+    per_second = result.counts.consumed / max(result.seconds, 1e-9)
+    console.print(
+        f"  [green]✓[/green] {result.counts.consumed:,} documents, {tokens:,.0f} tokens, "
+        f"{result.seconds:.1f} s: [bold]{per_second:,.0f} documents/s[/bold]",
+        f"\n    version [cyan]{escape(result.version)}[/cyan]",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def accounting(console: Console, runs: Sequence[tuple[str, IngestResult]]) -> None:
+    """Where every event went, run by run."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for name, _ in runs:
+        table.add_column(name, justify="right")
+    for outcome in Outcome:
+        table.add_row(
+            outcome.replace("_", " ").replace("dead lettered", "dead letters"),
+            *(f"{result.counts.outcomes[outcome]:,}" for _, result in runs),
+        )
+    table.add_section()
+    table.add_row("consumed", *(f"{result.counts.consumed:,}" for _, result in runs), style="bold")
+    table.add_row(
+        "adds up",
+        *(
+            "[green]✓ balanced[/green]" if result.counts.balanced else "[red]✗[/red]"
+            for _, result in runs
+        ),
+    )
+    table.add_row("seconds", *(f"{result.seconds:.1f}" for _, result in runs), style="dim")
+    table.add_row(
+        "events/s",
+        *(f"{result.counts.consumed / max(result.seconds, 1e-9):,.0f}" for _, result in runs),
+        style="dim",
+    )
+    console.print(table)
+
+
+def dead_letters(console: Console, reasons: dict[str, int]) -> None:
+    """Why events were refused, and how many."""
+    shown = [f"{escape(reason)} [bold]{count}[/bold]" for reason, count in sorted(reasons.items())]
+    table = Table(box=None, show_header=False, padding=(0, 3, 0, 2))
+    columns = 3
+    for _ in range(columns):
+        table.add_column()
+    for start in range(0, len(shown), columns):
+        table.add_row(*shown[start : start + columns])
+    console.print(table)
+
+
+def answers(
+    console: Console,
+    question: Question,
+    hits: Sequence[Hit],
+    *,
+    wanted: bool = True,
+    when: str = "",
+) -> None:
+    """One question and its first answers; the expected one, or its absence, is marked."""
+    suffix = f" [dim]{escape(when)}[/dim]" if when else ""
+    console.print(f"  [bold]“{escape(question.text)}”[/bold]{suffix}", highlight=False)
+    for hit in list(hits)[:TOP]:
+        expected = hit.document_id in question.expected
+        mark = ("[green]✓[/green]" if wanted else "[red]✗[/red]") if expected else " "
+        part = f" [dim](part {hit.chunk + 1} of {hit.chunks})[/dim]" if hit.chunks > 1 else ""
+        console.print(
+            f"   {mark} {hit.score:.2f}  [cyan]{escape(hit.document_id)}[/cyan]{part}",
+            f"[dim]{escape(_first_line(hit.text))}[/dim]",
+            highlight=False,
+            no_wrap=True,
+            overflow="ellipsis",
+        )
+
+
+def _first_line(text: str) -> str:
+    return " ".join(text.split())[:160]

@@ -1,0 +1,97 @@
+"""The checkpoint mark: a position for each partition of a split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from apache_beam.coders import Coder
+from apache_beam.io.unbounded_source import CheckpointMark
+from kafka import TopicPartition
+
+from pipelines.io.kafka.committer import commit
+from pipelines.io.kafka.feed import Feed
+from pipelines.io.kafka.positions import Place
+
+__all__ = ["KafkaMark", "KafkaMarkCoder"]
+
+
+class KafkaMark(CheckpointMark):
+    """Where a reader stands, partition by partition.
+
+    Parameters
+    ----------
+    feed
+        Whose offsets these are; not part of the encoded mark.
+    places
+        Every partition whose start is known. One that is missing starts where its group has
+        committed, else at the beginning.
+    """
+
+    __slots__ = ("feed", "places")
+
+    def __init__(self, feed: Feed, places: Mapping[TopicPartition, Place]) -> None:
+        self.feed = feed
+        self.places = dict(places)
+
+    def finalize_checkpoint(self) -> None:
+        """Commit these positions; called by the runner once the bundle's effects are durable.
+
+        At least once and in any order: a position behind the one committed is left out. Raises
+        `CommitError` after bounded retries; Beam logs that and goes on, so it is kept, and the
+        next reader of the process raises it again.
+        """
+        commit(self.feed, self.places)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, KafkaMark) and other.places == self.places
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.places.items()))
+
+    def __repr__(self) -> str:
+        return f"KafkaMark({len(self.places)} partitions)"
+
+
+class KafkaMarkCoder(Coder):
+    """Compact JSON: topics once, partitions in order, so that equal marks give equal bytes."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    def encode(self, value: KafkaMark) -> bytes:
+        """Bytes of a mark."""
+        topics: dict[tuple[str, str], list[int]] = {}
+        for partition, place in sorted(value.places.items()):
+            topics.setdefault((partition.topic, place.topic_id), []).extend(
+                (partition.partition, place.position, place.generation)
+            )
+        rows = [[topic, topic_id, *numbers] for (topic, topic_id), numbers in topics.items()]
+        return json.dumps(rows, separators=(",", ":")).encode()
+
+    def decode(self, encoded: bytes) -> KafkaMark:
+        """The mark of those bytes."""
+        places = {}
+        for topic, topic_id, *numbers in json.loads(encoded):
+            for at in range(0, len(numbers), 3):
+                partition, position, generation = numbers[at : at + 3]
+                places[TopicPartition(topic, partition)] = Place(position, topic_id, generation)
+        return KafkaMark(self._feed, places)
+
+    def is_deterministic(self) -> bool:
+        """True: equal marks give equal bytes."""
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, KafkaMarkCoder) and other._feed == self._feed
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _coder, (self._feed.to_json(),)
+
+
+def _coder(feed: str) -> KafkaMarkCoder:
+    return KafkaMarkCoder(Feed.from_json(feed))

@@ -1,0 +1,140 @@
+"""Where a consumer group starts, and where its topics end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import structlog
+from kafka import KafkaConsumer, TopicPartition
+from kafka.structs import OffsetAndMetadata
+
+from pipelines.core.errors import TransientError
+from pipelines.core.retry import retrying
+from pipelines.core.settings import Settings
+from pipelines.io.kafka.connection import CONNECT_SECONDS, connect_consumer, watched
+from pipelines.io.kafka.errors import translate
+from pipelines.io.kafka.feed import Feed
+from pipelines.io.kafka.stop import STOP
+from pipelines.io.kafka.topology import Topology, load_topics, look
+
+__all__ = ["end_offsets", "resolve_start"]
+
+T = TypeVar("T")
+
+_TIMEOUT_MS = CONNECT_SECONDS * 1000
+
+_log = structlog.get_logger()
+
+
+def resolve_start(settings: Settings, group_id: str) -> None:
+    """Commit where a new consumer group starts, before anything is read.
+
+    Parameters
+    ----------
+    settings
+        `kafka.start` says where: `earliest`, `latest` or a time for a group that has committed
+        nothing yet; `committed` leaves it to the reader, which begins at the earliest record. A
+        time that no record reaches means the end.
+    group_id
+        The group. One that has committed anything at all has started before: its partitions
+        without an offset were added since, and are read from their beginning.
+
+    The replay topic starts at its beginning whatever the setting: its events carry their
+    original positions, so reading them again is harmless and missing one is not.
+
+    Raises
+    ------
+    ServiceUnavailableError, ServiceRefusedError, UnknownNameError
+        Kafka is out of reach for `kafka.outage_timeout_seconds`, refuses, or has no such topic.
+    """
+    if settings.kafka.start == "committed":
+        return
+
+    def resolve(consumer: KafkaConsumer, feed: Feed, seen: Topology) -> None:
+        partitions = sorted(seen.leaders)
+        committed = consumer._coordinator.fetch_committed_offsets(
+            partitions, timeout_ms=_TIMEOUT_MS
+        )
+        if committed or not partitions:
+            return
+        replay = [p for p in partitions if p.topic == feed.replay_topic]
+        others = [p for p in partitions if p.topic != feed.replay_topic]
+        start = consumer.beginning_offsets(partitions, timeout_ms=_TIMEOUT_MS)
+        timestamp = settings.kafka.start_timestamp
+        if settings.kafka.start == "latest" or timestamp is not None:
+            start.update(consumer.end_offsets(others, timeout_ms=_TIMEOUT_MS) if others else {})
+        if timestamp is not None and others:
+            found = consumer.offsets_for_times(
+                dict.fromkeys(others, timestamp), timeout_ms=_TIMEOUT_MS
+            )
+            start.update({p: at.offset for p, at in found.items() if at is not None})
+        consumer.commit(
+            {
+                partition: OffsetAndMetadata(offset, seen.topic_ids[partition.topic], -1)
+                for partition, offset in start.items()
+            },
+            timeout_ms=_TIMEOUT_MS,
+        )
+        _log.info(
+            "kafka_start_resolved",
+            group=group_id,
+            start=settings.kafka.start,
+            partitions=len(others),
+            replay_partitions=len(replay),
+        )
+
+    _with_consumer(settings, group_id, resolve, "resolving where to start")
+
+
+def end_offsets(settings: Settings, group_id: str) -> dict[TopicPartition, int]:
+    """End of every partition that the job reads, now.
+
+    With `read_committed` the end of what is readable: the first offset of the oldest open
+    transaction counts as the end. Raises as `resolve_start`.
+    """
+
+    def ask(consumer: KafkaConsumer, _: Feed, seen: Topology) -> dict[TopicPartition, int]:
+        partitions = sorted(seen.leaders)
+        found: dict[TopicPartition, int] = (
+            consumer.end_offsets(partitions, timeout_ms=_TIMEOUT_MS) if partitions else {}
+        )
+        return found
+
+    return _with_consumer(settings, group_id, ask, "asking where the topics end")
+
+
+def _with_consumer(
+    settings: Settings,
+    group_id: str,
+    operation: Callable[[KafkaConsumer, Feed, Topology], T],
+    what: str,
+) -> T:
+    feed = Feed.of(settings, group_id)
+
+    def attempt() -> T:
+        consumer = connect_consumer(settings.kafka, settings.index, group_id)
+        try:
+            manager = watched(consumer)
+            if feed.has_pattern:
+                manager.cluster.need_all_topic_metadata = True
+            else:
+                manager.cluster.set_topics([*feed.listed_topics, feed.replay_topic])
+            load_topics(manager, feed, set())
+            seen = look(manager, feed, None)
+            # A partition without a leader makes the operation time out, and that is tried again.
+            return operation(consumer, feed, seen)
+        except KeyError as error:
+            raise TransientError(f"{what}: a partition was left out of the answer") from error
+        except Exception as error:
+            raise translate(error, what) from error
+        finally:
+            consumer.close(autocommit=False, timeout_ms=0)
+
+    return retrying(
+        attempt,
+        timeout_seconds=settings.kafka.outage_timeout_seconds,
+        settings=settings.retry,
+        what="Kafka",
+        should_stop=STOP.is_set,
+    )
