@@ -83,7 +83,7 @@ class IngestResult:
 
     version: str
     counts: Counts
-    uncommitted: dict[tuple[str, int], tuple[int, int | None]] = field(default_factory=dict)
+    uncommitted: dict[tuple[str, int], tuple[int | None, int | None]] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property

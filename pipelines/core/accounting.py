@@ -28,7 +28,7 @@ class Counts:
 
     @property
     def balanced(self) -> bool:
-        """Whether consumed = embedded + payload_only + unchanged + deleted + stale + dead_lettered."""
+        """Whether every consumed event has an outcome."""
         return self.consumed == self.accounted
 
 

@@ -15,7 +15,7 @@ from pipelines.core.dead_letters import WireRecord
 from pipelines.core.errors import PlumblineError
 from pipelines.core.retry import retrying
 from pipelines.core.settings import Settings
-from pipelines.io.kafka.connection import CONNECT_SECONDS, _closing_on_error, client_config
+from pipelines.io.kafka.connection import CONNECT_SECONDS, _closing_on_error, client_config, watched
 from pipelines.io.kafka.errors import translate
 from pipelines.io.kafka.stop import STOP
 
@@ -130,6 +130,9 @@ def _try(
         return left
     # What has settled stays settled; a producer that failed may be in any state.
     pending[:] = left
+    manager = watched(producer._sender._client)
+    # A refused login shows to the sender as metadata that never comes.
+    failure = manager.refused or failure
     _drop(settings, producer)
     if isinstance(failure, PlumblineError):
         raise failure
