@@ -205,7 +205,7 @@ def run_ingest(
     check_broker(settings)
     ensure_topics(settings)
     qdrant = connect(settings)
-    qdrant.call("get_collections")
+    qdrant.check_release()
     encoder = load_encoder(settings.contract, settings.runtime)
     version = select_version(qdrant, settings, encoder, create=create)
     JobSpec(settings, version.name).open()  # contract and canaries, before anything is read

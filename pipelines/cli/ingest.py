@@ -186,7 +186,8 @@ def _report(result: IngestResult, *, as_json: bool) -> None:
     rows: list[tuple[str, str]] = [("consumed", f"{counts.consumed:,}")]
     rows += [(name.replace("_", "-"), f"{count:,}") for name, count in counts.outcomes.items()]
     rows += [(f"  {reason}", f"{count:,}") for reason, count in counts.reasons.items()]
-    print_table(["events", "count"], rows, right=["count"], title=result.version)
+    say(result.version)
+    print_table(["events", "count"], rows, right=["count"])
     if result.seconds > 0:
         rate = counts.consumed / result.seconds
         say(f"{counts.consumed:,} events in {result.seconds:.1f} s ({rate:,.0f}/s)")

@@ -106,9 +106,11 @@ def show_progress(stream: TextIO) -> Iterator[Progress]:
         return
     from rich.console import Console
     from rich.live import Live
+    from rich.spinner import Spinner
 
     # Standard output is the answer's (`--json`): it is not touched.
     live = Live(
+        Spinner("dots", "checking broker, store and model"),
         console=Console(file=stream, highlight=False),
         refresh_per_second=8,
         redirect_stdout=False,

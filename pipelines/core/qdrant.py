@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import sqlite3
 import threading
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from pipelines.core.embedded_storage import RequestTransaction
 from pipelines.core.errors import (
     IndexMissingError,
     PlumblineError,
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
 __all__ = ["Qdrant", "connect", "disconnect", "translate"]
+
+MINIMUM_RELEASE = (1, 18)
+"""Oldest server that this is tested with."""
 
 _TRANSIENT_STATUS = frozenset({408, 425, 429})
 
@@ -99,7 +104,8 @@ def _server_words(error: Any) -> str:
         words = status["error"] if isinstance(status, dict) else str(status)
     except (ValueError, KeyError, TypeError):
         words = error.reason_phrase or "no reason given"
-    return str(words)[:300]
+    # Where the server quotes the request it may quote a document; field names are short.
+    return re.sub(r"([\"'`]).{40,}?\1", r"\1…\1", str(words), flags=re.DOTALL)[:300]
 
 
 def _from_status(status: int, words: str, where: str, retry_after: str | None) -> PlumblineError:
@@ -153,6 +159,7 @@ class Qdrant:
         self._retry = retry
         self.local = settings.url is None
         self._lock: AbstractContextManager[Any] = threading.RLock() if self.local else nullcontext()
+        self._storages: dict[str, RequestTransaction] = {}
 
     def __repr__(self) -> str:
         return f"Qdrant({self.where!r})"
@@ -181,11 +188,18 @@ class Qdrant:
     def try_call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """The same without retries: raises `TransientError` when Qdrant does not answer."""
         try:
+            operation = getattr(self._client, method)
+            if not self.local:
+                return operation(*args, **kwargs)
             with self._lock, warnings.catch_warnings():
-                if self.local:
-                    warnings.simplefilter("ignore", UserWarning)
-                result = getattr(self._client, method)(*args, **kwargs)
-                if self.local and method in ("create_collection",):
+                # It warns of its size and of indexes it does not have; the same code serves both.
+                warnings.simplefilter("ignore", UserWarning)
+                self._flush()
+                try:
+                    result = operation(*args, **kwargs)
+                finally:
+                    self._flush()
+                if method == "create_collection":
                     self._tune(args[0] if args else kwargs["collection_name"])
                 return result
         except Exception as error:  # translate re-raises what it does not know
@@ -198,29 +212,53 @@ class Qdrant:
 
     def _tune(self, name: str) -> None:
         # The embedded engine commits every point to SQLite on its own, each with its own fsync:
-        # 1,000 points/s. A write-ahead log gives 8,000 and survives the end of the process at
-        # any moment; `sync` makes it survive a power cut, once a bundle.
-        storage = self._storage(name)
-        if storage is not None:
-            storage.execute("PRAGMA journal_mode=WAL").fetchall()
-            storage.execute("PRAGMA synchronous=NORMAL")
-
-    def _storage(self, name: str) -> sqlite3.Connection | None:
+        # 1,000 points/s. A write-ahead log survives the end of the process at any moment; `sync`
+        # makes it survive a power cut, once a bundle.
         # The engine has no setting for it; where a later one is built otherwise, nothing is tuned.
         engine = getattr(self._client, "_client", None)
         collection = getattr(engine, "collections", {}).get(name)
-        storage = getattr(getattr(collection, "storage", None), "storage", None)
-        return storage if isinstance(storage, sqlite3.Connection) else None
+        persistence = getattr(collection, "storage", None)
+        connection = getattr(persistence, "storage", None)
+        if persistence is None or not isinstance(connection, sqlite3.Connection):
+            return
+        connection.execute("PRAGMA journal_mode=WAL").fetchall()
+        connection.execute("PRAGMA synchronous=NORMAL")
+        persistence.storage = self._storages[name] = RequestTransaction(connection)
+
+    def _flush(self) -> None:
+        for storage in self._storages.values():
+            storage.flush()
+
+    def check_release(self) -> None:
+        """Whether the server knows conditional writes.
+
+        An older one ignores the condition of a write without a word, and the newest would no
+        longer win.
+
+        Raises
+        ------
+        StoreConflictError
+            It is older than 1.18.
+        """
+        if self.local:
+            return
+        release = str(self.call("info").version)
+        numbers = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
+        if numbers < MINIMUM_RELEASE:
+            raise StoreConflictError(
+                f"Qdrant at {self.where} is {release}; conditional writes and collection metadata "
+                f"need {'.'.join(map(str, MINIMUM_RELEASE))} or newer. Upgrade the server."
+            )
 
     def sync(self, name: str) -> None:
         """Makes the collection's writes durable. A server has done so when it answered."""
         if not self.local:
             return
         with self._lock:
-            storage = self._storage(name)
+            storage = self._storages.get(name)
             if storage is not None:
                 try:
-                    storage.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                    storage.checkpoint()
                 except sqlite3.Error as error:
                     raise translate(error, self.where) from error
 

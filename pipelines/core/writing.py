@@ -227,6 +227,14 @@ class DocumentWriter:
         for group in self._groups(items):
             yield f"upsert {step}"
             self._upsert(group, group[0].position, batch)
+        documents = {item.plan.event.document_id for item in items}
+        if len(documents) > 1 and documents <= batch.refused.keys():
+            # Not one bad record among good ones: something between here and the store, or the
+            # store itself, refuses writes as such.
+            raise RequestRefusedError(
+                f"every one of {len(documents)} documents was refused: "
+                f"{batch.refused[items[0].plan.event.document_id]}"
+            )
         yield f"read back {step}"
         found = self._read([item.point.id for item in items])
         for item in items:
@@ -277,13 +285,19 @@ class DocumentWriter:
             batch.refused[group[0].plan.event.document_id] = str(error)
 
     def _check_collection(self, item: _Item, error: RequestRefusedError) -> None:
-        """Raises `error` when the collection is not what it was; else it is about the record."""
+        """Raises `error` when it need not be about the record.
+
+        It need not when the collection is not what it was, or when a write that has nothing to
+        refuse, the deletion of a point that never was, is refused as well.
+        """
         info = self._qdrant.call("get_collection", self._collection)
         vectors = info.config.params.vectors
         dense = vectors.get(DENSE) if isinstance(vectors, dict) else None
         vector = item.plan.vectors
         if dense is None or (vector is not None and dense.size != vector.shape[1]):
             raise error
+        nobody = [point_id(self._index, "", 0)]  # no document has an empty id
+        self._qdrant.call("delete", self._collection, points_selector=nobody, wait=True)
 
     def _read(self, ids: Sequence[Any]) -> dict[str, Head]:
         found = {}

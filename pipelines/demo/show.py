@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.columns import Columns
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,6 +24,8 @@ from rich.progress import (
 from rich.table import Table
 
 from pipelines.core.accounting import ACCOUNT
+from pipelines.core.dead_letters import DeadLetter
+from pipelines.core.errors import Reason
 from pipelines.core.index import Hit
 from pipelines.core.plans import Outcome
 from pipelines.demo.questions import TOP, Question
@@ -40,6 +45,8 @@ __all__ = [
 ]
 
 _REFRESH_SECONDS = 0.2
+
+_EXAMPLES = (Reason.MISSING_TEXT, Reason.UNKNOWN_FIELD)
 
 
 def headline(console: Console, number: int, text: str) -> None:
@@ -130,19 +137,21 @@ def accounting(console: Console, runs: Sequence[tuple[str, IngestResult]]) -> No
         *(f"{result.counts.consumed / max(result.seconds, 1e-9):,.0f}" for _, result in runs),
         style="dim",
     )
-    console.print(table)
+    console.print(Padding(table, (0, 0, 0, 2)))
 
 
-def dead_letters(console: Console, reasons: dict[str, int]) -> None:
-    """Why events were refused, and how many."""
-    shown = [f"{escape(reason)} [bold]{count}[/bold]" for reason, count in sorted(reasons.items())]
-    table = Table(box=None, show_header=False, padding=(0, 3, 0, 2))
-    columns = 3
-    for _ in range(columns):
-        table.add_column()
-    for start in range(0, len(shown), columns):
-        table.add_row(*shown[start : start + columns])
-    console.print(table)
+def dead_letters(console: Console, letters: Sequence[DeadLetter]) -> None:
+    """Why events were refused and how often, and what some of the letters say."""
+    reasons = Counter(letter.reason for letter in letters)
+    console.print("\n  Dead letters by reason, each kept with its original bytes:", highlight=False)
+    counts = [f"[red]{escape(reason)}[/red] {count}" for reason, count in sorted(reasons.items())]
+    console.print(Padding(Columns(counts, padding=(0, 3)), (0, 0, 0, 3)))
+    examples = {letter.reason: letter.message for letter in letters}
+    for reason in _EXAMPLES:
+        if reason in examples:
+            line = f"[red]{escape(reason)}[/red]: [dim]{escape(examples[reason])}[/dim]"
+            console.print(Padding(line, (0, 0, 0, 3)), highlight=False)
+    console.print()
 
 
 def answers(

@@ -142,6 +142,22 @@ def test_reads_everything_commits_exactly_and_resumes(broker, topic):
     assert values(collected(f"{topic}-2")) == [f"v{number}".encode() for number in range(500, 507)]
 
 
+def test_runner_keeps_one_reader(broker, topic, monkeypatch):
+    """Bundle after bundle Beam finds the parked reader again: nothing is fetched twice."""
+    made = []
+    create = KafkaSource.create_reader
+
+    def count(source, options, mark):
+        made.append(mark)
+        return create(source, options, mark)
+
+    monkeypatch.setattr(KafkaSource, "create_reader", count)
+    broker.send(topic, 200)
+    run(settings_for(broker, topic, ingest={"bundle_events": 10}), topic, topic)
+    assert len(collected(topic)) == 200
+    assert made == [None]
+
+
 def test_stop_signal_ends_a_live_run_with_all_committed(broker, topic):
     """Once the signal is set, run() returns and what was given out is committed."""
     settings = settings_for(broker, topic, ingest={"bundle_events": 50})
@@ -160,7 +176,7 @@ def test_stop_signal_ends_a_live_run_with_all_committed(broker, topic):
 
 
 def test_pattern_reads_matching_topics_but_never_the_dead_letters(broker, topic):
-    """A pattern that matches the dead-letter topic does not read it; the replay topic comes once."""
+    """A pattern that matches the dead-letter topic leaves it out; the replay topic comes once."""
     settings = settings_for(
         broker, pattern=f"{topic}.*", topics=[], dead_letter_topic=f"{topic}.dead"
     )

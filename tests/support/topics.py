@@ -139,10 +139,12 @@ def _group_offsets(bootstrap: str, group_id: str) -> dict[str, Any]:
     return found
 
 
-def _place_of(headers: dict[str, bytes], value: bytes) -> tuple[str, int, int, str]:
-    import json
-    v=json.loads(value)
-    return v["topic"], v["partition"], v["offset"], v["reason"]
+def _place_of(headers: dict[str, bytes]) -> tuple[str, int, int, str]:
+    # By the headers' names alone, as any other program would read it.
+    topic, partition, offset, reason = (
+        headers[f"plumbline.{name}"].decode() for name in ("topic", "partition", "offset", "reason")
+    )
+    return topic, int(partition), int(offset), reason
 
 
 class DeadLetters:
@@ -178,7 +180,7 @@ class DeadLetters:
                 assert time.monotonic() < deadline, "the dead letters cannot be read"
                 for records in consumer.poll(timeout_ms=200).values():
                     for record in records:
-                        self.found[_place_of(dict(record.headers), record.value)] += 1
+                        self.found[_place_of(dict(record.headers))] += 1
             self._positions = {p: consumer.position(p) for p in partitions}
         finally:
             consumer.close()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 from kafka import TopicPartition
 
+from pipelines.core.position import topic_rank
 from pipelines.core.settings import KafkaSettings, RetrySettings, Settings
 from pipelines.io.kafka.secrets import without_secrets
 
@@ -80,9 +80,12 @@ class Feed:
         )
 
     def split_of(self, partition: TopicPartition) -> int:
-        """Which split owns a partition, 0 to `kafka.splits` - 1, the same in every process."""
-        name = f"{partition.topic}\0{partition.partition}"
-        return zlib.crc32(name.encode()) % self.kafka.splits
+        """Which split owns a partition, 0 to `kafka.splits` - 1, the same in every process.
+
+        A topic's partitions go round the splits, from one that the topic's name decides.
+        """
+        number: int = partition.partition
+        return (topic_rank(partition.topic) + number) % self.kafka.splits
 
     def to_json(self) -> str:
         """Canonical JSON: equal feeds give equal text."""
