@@ -49,10 +49,13 @@ from pipelines.io.kafka import (
     ReadFromKafka,
     WriteDeadLetters,
     check_broker,
+    close_consumers,
+    commit_failure,
     ensure_topics,
     position_report,
     resolve_start,
 )
+from pipelines.io.kafka.producer import close_producers
 from pipelines.io.qdrant import WriteToQdrantFn
 from pipelines.transforms.batch import BatchFn
 from pipelines.transforms.chunk import ChunkFn
@@ -61,6 +64,8 @@ from pipelines.transforms.embed import EmbedFn
 from pipelines.transforms.reconcile import ReconcileFn
 
 __all__ = ["IngestResult", "ingest_pipeline", "run_ingest", "select_version"]
+
+_FLINK_BUNDLE_MILLISECONDS = 500
 
 _log = structlog.get_logger()
 
@@ -227,6 +232,8 @@ def run_ingest(
         if not lease.acquire(standby=standby, stop=STOP.event, on_wait=on_wait):
             return IngestResult(version.name, Counts())
         stack.callback(lease.release)
+        stack.callback(close_producers)
+        stack.callback(close_consumers)
         stack.enter_context(serve_metrics(settings.metrics))
         resolve_start(settings, version.group_id)
         before = ACCOUNT.counts()
@@ -236,6 +243,9 @@ def run_ingest(
         with _periodic_report(settings):
             _run_pipeline(settings, version, runner, pipeline_options, until_caught_up)
         lease.check()
+        failure = commit_failure(version.group_id)
+        if failure is not None:  # of the last bundle: no other came that would have raised it
+            raise failure
         seconds = time.monotonic() - started
         counts = _difference(ACCOUNT.counts(), before)
         uncommitted = {
@@ -259,6 +269,15 @@ def _run_pipeline(
     engine: Any = runner
     if runner == "in-process":
         engine = FnApiRunner()
+    else:
+        given = {option.partition("=")[0] for option in pipeline_options}
+        # Flink ends a bundle of a source that never ends only when it is told to.
+        for name, value in (
+            ("--max_bundle_size", settings.ingest.bundle_events),
+            ("--max_bundle_time_mills", _FLINK_BUNDLE_MILLISECONDS),
+        ):
+            if name not in given:
+                options.append(f"{name}={value}")
     pipeline = beam.Pipeline(runner=engine, options=PipelineOptions(options))
     ingest_pipeline(
         pipeline,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 __all__ = ["RequestTransaction"]
 
@@ -47,7 +47,7 @@ class RequestTransaction:
         self.flush()
         self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
-    def __enter__(self) -> RequestTransaction:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from pipelines.core.errors import PlumblineError
+from pipelines.core.errors import LeaseHeldError, PlumblineError
 
 __all__ = ["FAILURES", "Failures", "guarded"]
 
@@ -23,12 +23,14 @@ class Failures:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._first: PlumblineError | None = None
+        self._fenced = False
 
     def record(self, error: PlumblineError) -> None:
         """Keeps the error when it is the first."""
         with self._lock:
             if self._first is None:
                 self._first = error
+            self._fenced = self._fenced or isinstance(error, LeaseHeldError)
 
     @property
     def first(self) -> PlumblineError | None:
@@ -36,10 +38,17 @@ class Failures:
         with self._lock:
             return self._first
 
+    @property
+    def fenced(self) -> bool:
+        """Whether another job has taken over."""
+        with self._lock:
+            return self._fenced
+
     def clear(self) -> None:
         """Forgets it, at the start of a run."""
         with self._lock:
             self._first = None
+            self._fenced = False
 
 
 FAILURES = Failures()

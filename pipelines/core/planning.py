@@ -13,10 +13,10 @@ from pipelines.core.metrics import job_metrics
 from pipelines.core.plans import Action, Plan, decide
 from pipelines.core.points import (
     DENSE,
-    HEAD_FIELDS,
     OURS,
     Head,
     StoredChunk,
+    head_fields,
     head_of,
     point_id,
 )
@@ -164,7 +164,7 @@ class Planner:
             "retrieve",
             self._version.name,
             ids=ids,
-            with_payload=list(HEAD_FIELDS),
+            with_payload=head_fields(local=self._qdrant.local),
             with_vectors=False,
         ):
             head = head_of(record.payload)
@@ -193,7 +193,9 @@ class Planner:
             "retrieve",
             self._version.name,
             ids=list(wanted),
-            with_payload=[*HEAD_FIELDS, f"{OURS}.start", f"{OURS}.end"],
+            with_payload=[OURS]
+            if self._qdrant.local
+            else [*head_fields(local=False), f"{OURS}.start", f"{OURS}.end"],
             with_vectors=[DENSE],
         )
         found: dict[int, dict[int, tuple[StoredChunk, Any]]] = {}

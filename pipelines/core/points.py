@@ -22,6 +22,7 @@ __all__ = [
     "Head",
     "StoredChunk",
     "chunks_of",
+    "head_fields",
     "head_of",
     "older_chunks",
     "older_than",
@@ -58,6 +59,16 @@ HEAD_FIELDS = tuple(
     )
 )
 """What reconciling reads of a point: all of ours but title and text."""
+
+
+def head_fields(*, local: bool) -> list[str]:
+    """What to ask a store for to get `HEAD_FIELDS`; `head_of` reads it.
+
+    The embedded engine takes longer to pick fields than to hand out all of ours: texts are not
+    copied there, and do not travel.
+    """
+    return [OURS] if local else list(HEAD_FIELDS)
+
 
 PAYLOAD_INDEXES: Mapping[str, str] = {
     f"{OURS}.document_id": "keyword",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 __all__ = ["MAX_EXACT", "OrderBy", "Position", "topic_rank"]
 
@@ -19,6 +20,7 @@ class OrderBy(StrEnum):
     VERSION = "version"
 
 
+@lru_cache(maxsize=1024)
 def topic_rank(topic: str) -> int:
     """A number for a topic, 0 to 2**53 - 1, that settles ties between topics.
 

@@ -83,7 +83,7 @@ class SecurityProtocol(StrEnum):
 class DebeziumSettings(_Section):
     """How columns of a change envelope become a document."""
 
-    id: str | list[str] = "id"
+    id: str | Annotated[list[str], Field(min_length=1)] = "id"
     """Column of the key struct, or several, joined by `/`."""
     text: str = "text"
     title: str | None = None

@@ -24,9 +24,9 @@ from pipelines.core.errors import RequestRefusedError, StoreConflictError
 from pipelines.core.plans import Outcome, Plan
 from pipelines.core.points import (
     DENSE,
-    HEAD_FIELDS,
     Head,
     chunks_of,
+    head_fields,
     head_of,
     older_chunks,
     older_than,
@@ -306,7 +306,7 @@ class DocumentWriter:
                 "retrieve",
                 self._collection,
                 ids=list(ids[start : start + _SCROLL_POINTS]),
-                with_payload=list(HEAD_FIELDS),
+                with_payload=head_fields(local=self._qdrant.local),
                 with_vectors=False,
             )
             for record in records:
@@ -350,7 +350,7 @@ class DocumentWriter:
                 scroll_filter=chunks_of(ids),
                 limit=_SCROLL_POINTS,
                 offset=offset,
-                with_payload=list(HEAD_FIELDS),
+                with_payload=head_fields(local=self._qdrant.local),
                 with_vectors=False,
             )
             for record in records:

@@ -17,7 +17,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -68,10 +67,9 @@ def progress(console: Console, total: int) -> Iterator[Callable[[], None]]:
     Nothing of it stays, and nothing is shown where there is no terminal.
     """
     settled_before = ACCOUNT.counts().accounted
+    status = console.status("Starting the job: model, reference vectors, lease …")
     bar = Progress(
-        TextColumn("  "),
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("  events"),
         BarColumn(bar_width=40),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -79,7 +77,7 @@ def progress(console: Console, total: int) -> Iterator[Callable[[], None]]:
         transient=True,
         disable=not console.is_terminal,
     )
-    task = bar.add_task("starting the job", total=None)
+    task = bar.add_task("events", total=total)
     done = threading.Event()
 
     def follow() -> None:
@@ -87,16 +85,20 @@ def progress(console: Console, total: int) -> Iterator[Callable[[], None]]:
             bar.update(task, completed=ACCOUNT.counts().accounted - settled_before)
 
     def begin() -> None:
-        bar.update(task, description="events", total=total)
+        status.stop()
+        bar.reset(task)
+        bar.start()
 
     follower = threading.Thread(target=follow, name="plumbline-demo-progress", daemon=True)
-    with bar:
-        follower.start()
-        try:
-            yield begin
-        finally:
-            done.set()
-            follower.join()
+    follower.start()
+    status.start()
+    try:
+        yield begin
+    finally:
+        status.stop()
+        done.set()
+        follower.join()
+        bar.stop()
 
 
 def speed(console: Console, result: IngestResult, tokens: float) -> None:

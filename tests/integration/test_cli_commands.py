@@ -12,14 +12,21 @@ import pytest
 import structlog
 import yaml
 
-from pipelines.cli.app import run
+from pipelines.cli import app
 from pipelines.core.errors import ExitCode
 from pipelines.core.qdrant import disconnect
-from pipelines.io.kafka import STOP
+from pipelines.io.kafka import STOP, close_consumers
 from tests.support.brokers import Broker, Message, embedded_broker
 from tests.support.tiny_model import make_tiny_model
 
 TOPIC = "documents"
+
+
+def run(arguments: list[str]) -> int:
+    """One command as its own process would run it: nothing left open by the one before."""
+    disconnect()
+    STOP.clear()
+    return app.run(arguments)
 
 
 @pytest.fixture
@@ -49,6 +56,7 @@ def here(tmp_path, monkeypatch, broker) -> Iterator[Path]:
     handlers, level = root.handlers[:], root.level
     yield tmp_path
     disconnect()
+    close_consumers()
     STOP.clear()
     root.handlers[:] = handlers
     root.setLevel(level)

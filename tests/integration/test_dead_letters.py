@@ -322,3 +322,18 @@ def test_the_first_position_survives_a_replay_that_fails(settings):
     write_dead_letters(letters(settings, replayed), settings)
     (found,) = read_dead_letters(settings)
     assert (origin, ()) == (found.origin, found.headers)
+
+
+def test_a_send_without_acknowledgement_is_no_success(settings, monkeypatch):
+    """The bundle must not end while a letter is only on its way."""
+    from kafka import KafkaProducer
+    from kafka.producer.future import FutureProduceResult, FutureRecordMetadata
+
+    def silent(self, topic, **options):
+        return FutureRecordMetadata(FutureProduceResult((topic, 0)), 0, 0, None, 0, 0, 0)
+
+    monkeypatch.setattr(KafkaProducer, "send", silent)
+    short = {"request_timeout_seconds": 0.5, "outage_timeout_seconds": 0.5}
+    impatient = settings.model_copy(update={"kafka": settings.kafka.model_copy(update=short)})
+    with pytest.raises(ServiceUnavailableError):
+        write_dead_letters(letters(impatient, record(0)), impatient)

@@ -15,7 +15,8 @@ from confluent_kafka import Producer
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import GroupAuthorizationFailedError
 
-from pipelines.core.errors import CommitError, SettingsError, UnknownNameError
+from pipelines.core.errors import CommitError, LeaseHeldError, SettingsError, UnknownNameError
+from pipelines.core.failures import FAILURES
 from pipelines.core.settings import Settings
 from pipelines.io.kafka import (
     STOP,
@@ -68,8 +69,10 @@ def topic():
 @pytest.fixture(autouse=True)
 def no_leftovers():
     STOP.clear()
+    FAILURES.clear()
     yield
     STOP.clear()
+    FAILURES.clear()
     close_consumers()
 
 
@@ -231,6 +234,7 @@ def test_failed_commit_is_raised_by_the_next_reader(broker, topic, monkeypatch):
         reader.advance()
     assert commit_failure(topic) is None
     monkeypatch.undo()
+    FAILURES.clear()
     mark.finalize_checkpoint()
     assert sum(offset or 0 for offset in committed(settings, topic, topic).values()) == 10
     reader.close()
@@ -248,6 +252,18 @@ def test_failed_commit_fails_the_run(broker, topic, monkeypatch):
     with pytest.raises(Exception, match="could not be committed"):
         run(settings, topic, topic)
     assert len(collected(topic)) < 50
+
+
+def test_failed_job_commits_nothing_more(broker, topic):
+    """Whatever is finalised after a failure stays uncommitted: the records come again."""
+    settings = settings_for(broker, topic)
+    broker.send(topic, 5, partition=0)
+    reader = reader_of(settings, topic)
+    drain(reader, 5)
+    FAILURES.record(LeaseHeldError("another job has it"))
+    reader.get_checkpoint_mark().finalize_checkpoint()
+    assert committed(settings, topic, topic)[0] is None
+    reader.close()
 
 
 def test_commits_never_go_back(broker, topic):

@@ -6,17 +6,19 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 
+from tests.support.forked import ForkedProcess
+from tests.support.mutations import command as mutated
 from tests.support.processes import ServerProcess, wait_until
 
 __all__ = ["COMMAND", "ENVIRONMENT", "IngestProcess", "write_config"]
 
-COMMAND: tuple[str, ...] = (str(Path(sys.executable).with_name("plumbline")), "ingest")
+COMMAND: tuple[str, ...] = (str(Path(sys.executable).with_name("plumbline")),)
 """The command a user types."""
 
 ENVIRONMENT = {
@@ -45,10 +47,10 @@ class IngestProcess:
         Further ones of the command: `--until-caught-up`, `--create`, `--standby`.
     log_path
         Where its output goes, appended to.
-    command
-        In place of `plumbline ingest`.
-    environment
-        Added to `ENVIRONMENT`.
+    mutation
+        One of `tests.support.mutations`.
+    fresh
+        Start the command as a user does, instead of forking it (`tests.support.forked`).
     """
 
     def __init__(
@@ -56,14 +58,18 @@ class IngestProcess:
         config: Path,
         *arguments: str,
         log_path: Path,
-        command: Sequence[str] = COMMAND,
-        environment: Mapping[str, str] | None = None,
+        mutation: str = "none",
+        fresh: bool = False,
     ) -> None:
-        self._process = ServerProcess(
-            [*command, "--config", str(config), *arguments],
-            log_path,
-            environment={**ENVIRONMENT, **(environment or {})},
-        )
+        given = ["ingest", "--config", str(config), *arguments]
+        self._process: ServerProcess
+        if fresh:
+            start = mutated(mutation) if mutation != "none" else COMMAND
+            self._process = ServerProcess([*start, *given], log_path, environment=ENVIRONMENT)
+        else:
+            self._process = ForkedProcess(
+                given, log_path, environment=ENVIRONMENT, mutation=mutation
+            )
 
     @property
     def pid(self) -> int:

@@ -1,8 +1,8 @@
 """Faults put into the product on purpose, to try the tests that must find them.
 
-    python -m tests.support.mutations NAME --config plumbline.yaml --until-caught-up
+    python -m tests.support.mutations NAME ingest --config plumbline.yaml --until-caught-up
 
-runs `plumbline ingest` with one of them. They live in this process alone: the product has no
+runs `plumbline` with one of them. They live in this process alone: the product has no
 switch for any.
 """
 
@@ -18,7 +18,7 @@ __all__ = ["MUTATIONS", "command"]
 
 
 def command(name: str) -> tuple[str, ...]:
-    """In place of `plumbline ingest`: the same with a mutation; `none` changes nothing."""
+    """In place of `plumbline`: the same with a mutation; `none` changes nothing."""
     return (sys.executable, "-m", __name__, name)
 
 
@@ -122,7 +122,7 @@ def main() -> int:
     from pipelines.cli.app import run
 
     MUTATIONS[sys.argv[1]]()
-    return run(["ingest", *sys.argv[2:]])
+    return run(sys.argv[2:])
 
 
 if __name__ == "__main__":

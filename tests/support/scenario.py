@@ -16,7 +16,7 @@ from pipelines.core.qdrant import Qdrant, connect
 from pipelines.core.records import Event
 from pipelines.core.settings import Settings
 from pipelines.core.versions import Version, list_versions
-from tests.support.jobs import COMMAND, IngestProcess, write_config
+from tests.support.jobs import IngestProcess, write_config
 from tests.support.kafka_server import KafkaServer
 from tests.support.replay import Expected, compare, read_event, replay
 from tests.support.topics import DeadLetters, Topic
@@ -98,12 +98,17 @@ class Scenario:
         self._version: Version | None = None
         self._jobs = 0
 
-    def job(self, *arguments: str, command: tuple[str, ...] = COMMAND) -> IngestProcess:
+    def job(self, *arguments: str, mutation: str = "none", fresh: bool = False) -> IngestProcess:
         """A process of the job; the index is made when it does not exist."""
         self._jobs += 1
         log_path = self._directory / f"{self.topic.name}-{self._jobs}.log"
         return IngestProcess(
-            self.config, "--create", *arguments, log_path=log_path, command=command
+            self.config,
+            "--create",
+            *arguments,
+            log_path=log_path,
+            mutation=mutation,
+            fresh=fresh,
         )
 
     @property

@@ -20,6 +20,7 @@ from pipelines.core.errors import (
     SystemicError,
     TransientError,
 )
+from pipelines.core.failures import FAILURES
 from pipelines.core.settings import Settings
 from pipelines.io.kafka import (
     STOP,
@@ -34,6 +35,7 @@ from pipelines.io.kafka import (
     resolve_start,
 )
 from pipelines.io.kafka.feed import Feed
+from pipelines.io.kafka.mark import KafkaMark
 from tests.support.collect import Collect, collected
 from tests.support.kafka_server import KafkaServer, kafka_available
 
@@ -66,8 +68,10 @@ def topic():
 @pytest.fixture(autouse=True)
 def no_leftovers():
     STOP.clear()
+    FAILURES.clear()
     yield
     STOP.clear()
+    FAILURES.clear()
     close_consumers()
 
 
@@ -332,7 +336,10 @@ def test_broker_killed_mid_stream_loses_nothing(topic, tmp_path):
 
 
 def test_outage_holds_the_watermark_and_ends_within_the_bound(topic, tmp_path):
-    """A broker that hangs does not look like a quiet topic, and the wait for it is bounded."""
+    """A broker that hangs does not look like a quiet topic; the wait for it is bounded.
+
+    A commit that was under way meanwhile is made when it is back.
+    """
     with KafkaServer(data_dir=tmp_path / "kafka") as server:
         server.create_topic(topic)
         send(server, topic, range(3), timestamp=1_600_000_000_000)
@@ -341,8 +348,13 @@ def test_outage_holds_the_watermark_and_ends_within_the_bound(topic, tmp_path):
         )
         reader = reader_of(settings, topic)
         read(reader, 3)
+        patient = settings_for(server, topic, request_timeout_seconds=2)
+        places = reader.get_checkpoint_mark().places
+        mark = KafkaMark(Feed.of(patient, topic), places)
+        committing = threading.Thread(target=mark.finalize_checkpoint, daemon=True)
         server.process.pause()
         try:
+            committing.start()
             began = time.time()
             with pytest.raises(ServiceUnavailableError, match="has not answered"):
                 read(reader, 1)
@@ -352,6 +364,8 @@ def test_outage_holds_the_watermark_and_ends_within_the_bound(topic, tmp_path):
         finally:
             server.process.resume()
             reader.close()
+        committing.join(30)
+        assert group_offsets(server, topic)[topic, 0] == 3
 
 
 def test_refused_login_is_an_error_at_once(kafka, topic):

@@ -113,7 +113,7 @@ def test_killed_again_and_again(
     for number, when in enumerate(planned):
         it.topic.produce(stream.take(share))
         arm(it, store, when)
-        with it.job() as job:
+        with it.job(fresh=acceptance) as job:
             kill(it, store, job, when)
         seen[when.kind] += 1
         problems = it.durability_problems()

@@ -69,7 +69,7 @@ def test_sigterm_drains(scenario: Callable[..., Scenario]) -> None:
     """SIGTERM in the middle of a stream: what was consumed is written, committed and counted."""
     it = scenario(partitions=3)
     it.topic.produce(stream().take(1500))
-    with it.job() as job:
+    with it.job(fresh=True) as job:
         it.wait_committed(job, 200)
         job.terminate()
         first = job.done(60)

@@ -21,7 +21,6 @@ from typing import Any
 import pytest
 
 from tests.support import trials
-from tests.support.mutations import command
 from tests.support.scenario import Scenario
 
 
@@ -39,7 +38,7 @@ def test_commits_before_effects_are_found(
     scenario: Callable[..., Scenario], store: Any, mutation: str, found: bool
 ) -> None:
     """While no write arrives, an offset that is committed all the same shows."""
-    problems = trials.stuck_writes(scenario(partitions=2), store, command(mutation))
+    problems = trials.stuck_writes(scenario(partitions=2), store, mutation)
     assert found == bool(problems), problems[:5]
 
 
@@ -49,7 +48,7 @@ def test_chunks_left_behind_are_found(
     scenario: Callable[..., Scenario], mutation: str, found: bool
 ) -> None:
     """Documents that shrink leave chunks where nobody cleans up, and the comparison names them."""
-    problems = trials.shrinking_documents(scenario(), command(mutation))
+    problems = trials.shrinking_documents(scenario(), mutation)
     assert found == bool(problems), problems[:5]
     assert not found or all("chunk" in problem for problem in problems), problems[:5]
 
@@ -61,5 +60,5 @@ def test_unconditional_writes_are_found(scenario: Callable[..., Scenario], store
     With them it does not: `test_a_frozen_job_that_lost_its_lease_does_no_harm`.
     """
     it = scenario(settings={"ingest": {"lease_seconds": 1}})
-    problems = trials.zombie_wakes_up(it, store, command("no-update-filter"))
+    problems = trials.zombie_wakes_up(it, store, "no-update-filter")
     assert any("position is" in problem for problem in problems), problems[:5]

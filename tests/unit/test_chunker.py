@@ -118,7 +118,7 @@ def test_title_and_prompt_take_their_room(encoder) -> None:
         size=60, max_tokens=64, document_prompt="passage: ", template="Title: {title}\n{text}"
     )
     title = "a title of some words that takes room from the text"
-    chunks = chunker_for(made, encoder).chunk(title, PROSE * 20)
+    chunks = chunker_for(made, encoder).chunk(title, "word " * 300)
     rendered = [made.document_prompt + made.render(title, chunk.text) for chunk in chunks]
     longest = max(encoder.count_tokens(rendered)) + encoder.special_tokens
     assert 48 <= longest <= 64

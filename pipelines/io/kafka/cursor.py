@@ -298,6 +298,7 @@ class Cursor:
             elif partition.topic in seen.topic_ids:
                 # Topics never shrink: it was re-created with fewer partitions.
                 del self.tracks[partition]
+                self._ledger.forget(partition)
                 continue
             else:
                 present = False

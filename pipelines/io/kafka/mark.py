@@ -6,15 +6,19 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import structlog
 from apache_beam.coders import Coder
 from apache_beam.io.unbounded_source import CheckpointMark
 from kafka import TopicPartition
 
+from pipelines.core.failures import FAILURES
 from pipelines.io.kafka.committer import commit
 from pipelines.io.kafka.feed import Feed
 from pipelines.io.kafka.positions import Place
 
 __all__ = ["KafkaMark", "KafkaMarkCoder"]
+
+_log = structlog.get_logger()
 
 
 class KafkaMark(CheckpointMark):
@@ -40,8 +44,12 @@ class KafkaMark(CheckpointMark):
 
         At least once and in any order: a position behind the one committed is left out. Raises
         `CommitError` after bounded retries; Beam logs that and goes on, so it is kept, and the
-        next reader of the process raises it again.
+        next reader of the process raises it again. A job that has lost its lease commits nothing
+        more: it could move the offsets of the one that took over back.
         """
+        if FAILURES.fenced:
+            _log.warning("kafka_commit_left_out", reason="lease_lost", group=self.feed.group_id)
+            return
         commit(self.feed, self.places)
 
     def __eq__(self, other: object) -> bool:

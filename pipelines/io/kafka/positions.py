@@ -77,6 +77,12 @@ class Ledger:
                 if known is None or place.order >= known.order:
                     self._emitted[partition] = place
 
+    def forget(self, partition: TopicPartition) -> None:
+        """A partition that exists no more owes nothing."""
+        with self._lock:
+            self._emitted.pop(partition, None)
+            self._committed.pop(partition, None)
+
     def due(self, places: Mapping[TopicPartition, Place]) -> dict[TopicPartition, Place]:
         """Those of the places that are further than what is committed, and of living topics."""
         with self._lock:

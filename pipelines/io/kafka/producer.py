@@ -112,8 +112,7 @@ def _try(
             break
         else:
             sent.append((index, future))
-    with contextlib.suppress(kafka_errors.KafkaTimeoutError):
-        producer.flush(timeout=max(0.0, deadline - time.monotonic()))
+    # No `flush`: nothing lingers, and it fails when kafka-python splits a batch that is too large.
     done = set(too_large)
     for index, future in sent:
         try:
