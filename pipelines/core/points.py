@@ -60,14 +60,23 @@ HEAD_FIELDS = tuple(
 )
 """What reconciling reads of a point: all of ours but title and text."""
 
+_POSITION_FIELDS = HEAD_FIELDS[: HEAD_FIELDS.index(f"{OURS}.event_key") + 1]
 
-def head_fields(*, local: bool) -> list[str]:
-    """What to ask a store for to get `HEAD_FIELDS`; `head_of` reads it.
 
-    The embedded engine takes longer to pick fields than to hand out all of ours: texts are not
-    copied there, and do not travel.
+def head_fields(*, local: bool, position_only: bool = False) -> list[str]:
+    """What to ask a store for, so that `head_of` can read it.
+
+    Parameters
+    ----------
+    local
+        The embedded engine takes longer to pick fields than to hand out all of ours: texts are
+        not copied there, and do not travel.
+    position_only
+        Enough to know whose write has won: the hashes are then empty.
     """
-    return [OURS] if local else list(HEAD_FIELDS)
+    if local:
+        return [OURS]
+    return list(_POSITION_FIELDS if position_only else HEAD_FIELDS)
 
 
 PAYLOAD_INDEXES: Mapping[str, str] = {

@@ -268,7 +268,7 @@ class Qdrant:
             self._client.close()
 
 
-_clients: dict[tuple[QdrantSettings, RetrySettings, int], Qdrant] = {}
+_clients: dict[tuple[object, ...], Qdrant] = {}
 _clients_lock = threading.Lock()
 
 
@@ -281,8 +281,14 @@ def connect(settings: Settings) -> Qdrant:
         The embedded store is in use by another process, or cannot be opened. A server that does
         not answer shows at the first call instead.
     """
-    # The settings themselves, not their JSON: that masks the API key.
-    key = (settings.qdrant, settings.retry, os.getpid())
+    # An embedded store opens once a process, whatever else the settings say; of a server the
+    # settings themselves count, not their JSON: that masks the API key.
+    store = settings.qdrant
+    key: tuple[object, ...] = (
+        (store.path.resolve(), os.getpid())
+        if store.path is not None and store.url is None
+        else (store, settings.retry, os.getpid())
+    )
     with _clients_lock:
         found = _clients.get(key)
         if found is None:

@@ -123,6 +123,7 @@ class DocumentWriter:
         self._order_by = order_by
         self._chunked = chunked
         self._store_text = store_text
+        self._fields = head_fields(local=qdrant.local, position_only=True)
 
     def write(self, plans: Sequence[Plan]) -> list[Written]:
         """Carries out the plans; one `Written` for each plan's event, in their order.
@@ -306,7 +307,7 @@ class DocumentWriter:
                 "retrieve",
                 self._collection,
                 ids=list(ids[start : start + _SCROLL_POINTS]),
-                with_payload=head_fields(local=self._qdrant.local),
+                with_payload=self._fields,
                 with_vectors=False,
             )
             for record in records:
@@ -350,7 +351,7 @@ class DocumentWriter:
                 scroll_filter=chunks_of(ids),
                 limit=_SCROLL_POINTS,
                 offset=offset,
-                with_payload=head_fields(local=self._qdrant.local),
+                with_payload=self._fields,
                 with_vectors=False,
             )
             for record in records:

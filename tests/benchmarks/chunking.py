@@ -1,4 +1,4 @@
-"""What search finds with chunking on, beside the reference without: figures for a note, no ratio."""
+"""What search finds with chunking on, beside the reference without: figures for a note."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from tests.benchmarks.table import Table
 
 NEEDS = ()
 
-_DOCUMENTS = 2048
+_DOCUMENTS = 1024
 _BATCH = 256
 _ROUNDS = 5
 
@@ -35,9 +35,9 @@ def run() -> Table:
         "Grouped conditional writes against plain upserts (points/s)",
         ["store", "points", "plain", "conditional", "ratio", "with read-back", "ratio "],
         notes=[
-            f"{_DOCUMENTS} points of 384 components in batches of {_BATCH}, wait=true. Conditional:",
-            "one operation a batch, whose filter holds for all of it. With read-back: the job's",
-            "whole write protocol, which also asks afterwards whose write has won.",
+            f"{_DOCUMENTS} points of 384 components in batches of {_BATCH}, wait=true.",
+            "Conditional: one operation a batch, whose filter holds for all of it. With read-back:",
+            "the job's whole write protocol, which also asks afterwards whose write has won.",
         ],
     )
     with stores() as places:

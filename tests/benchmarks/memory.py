@@ -1,8 +1,9 @@
-"""Whether memory grows with the number of events: the job as a process, its peak as the kernel saw it."""
+"""Whether memory grows with the number of events: the peak of the job's own process."""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -90,18 +91,12 @@ def _measure(broker: Broker, events: int, url: str, folder: Path) -> dict[str, A
     done = subprocess.run(
         [sys.executable, "-c", _JOB, str(config)],
         stdout=subprocess.PIPE,
-        env={**_environment(), **ENVIRONMENT},
+        env={**os.environ, **ENVIRONMENT},
         check=True,
         text=True,
     )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
 
 
 def _messages(events: int) -> list[Message]:

@@ -30,7 +30,7 @@ _log = structlog.get_logger()
 
 _TOKENS_PER_BATCH_CPU = 2_048
 """Measured with all-MiniLM-L6-v2 on 2 cores: 1,024 to 2,048 is fastest for short and for long
-texts alike, 16,384 takes 1.4 to 2 times as long: the activations leave the cores' caches."""
+texts alike, 16,384 takes 1.1 to 2.2 times as long: the activations leave the cores' caches."""
 
 _TOKENS_PER_BATCH_GPU = 65_536
 
