@@ -142,8 +142,8 @@ class _Demo:
             "The job reads it, embeds them with all-MiniLM-L6-v2 and writes them to Qdrant.",
         )
         first = all_documents(documents, _now_ms())
-        result = self._ingest("first", first)
-        self.checks.run("first", first, result)
+        result = self._ingest("documents", first)
+        self.checks.run("documents", first, result)
         show.speed(self.console, result, _tokens_encoded() - self.tokens_before)
         index = Index(self.settings)
         stars = [

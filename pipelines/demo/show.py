@@ -106,8 +106,8 @@ def speed(console: Console, result: IngestResult, tokens: float) -> None:
     per_second = result.counts.consumed / max(result.seconds, 1e-9)
     console.print(
         f"  [green]✓[/green] {result.counts.consumed:,} documents, {tokens:,.0f} tokens, "
-        f"{result.seconds:.1f} s: [bold]{per_second:,.0f} documents/s[/bold]",
-        f"\n    version [cyan]{escape(result.version)}[/cyan]",
+        f"{result.seconds:.1f} s: [bold]{per_second:,.0f} documents/s[/bold]\n"
+        f"    version [cyan]{escape(result.version)}[/cyan]",
         highlight=False,
         soft_wrap=True,
     )
@@ -139,7 +139,7 @@ def accounting(console: Console, runs: Sequence[tuple[str, IngestResult]]) -> No
         *(f"{result.counts.consumed / max(result.seconds, 1e-9):,.0f}" for _, result in runs),
         style="dim",
     )
-    console.print(Padding(table, (0, 0, 0, 2)))
+    console.print(Padding(table, (0, 0, 0, 2), expand=False))
 
 
 def dead_letters(console: Console, letters: Sequence[DeadLetter]) -> None:
@@ -147,12 +147,12 @@ def dead_letters(console: Console, letters: Sequence[DeadLetter]) -> None:
     reasons = Counter(letter.reason for letter in letters)
     console.print("\n  Dead letters by reason, each kept with its original bytes:", highlight=False)
     counts = [f"[red]{escape(reason)}[/red] {count}" for reason, count in sorted(reasons.items())]
-    console.print(Padding(Columns(counts, padding=(0, 3)), (0, 0, 0, 3)))
+    console.print(Padding(Columns(counts, padding=(0, 3)), (0, 0, 0, 3), expand=False))
     examples = {letter.reason: letter.message for letter in letters}
     for reason in _EXAMPLES:
         if reason in examples:
             line = f"[red]{escape(reason)}[/red]: [dim]{escape(examples[reason])}[/dim]"
-            console.print(Padding(line, (0, 0, 0, 3)), highlight=False)
+            console.print(Padding(line, (0, 0, 0, 3), expand=False), highlight=False)
     console.print()
 
 

@@ -129,6 +129,7 @@ class Bench:
         finally:
             done.set()
             watcher.join()
+        assert started, "nothing was read"
         seconds = time.perf_counter() - started[0]
         assert result.exit_code == 0, result
         return Timed(result, seconds)

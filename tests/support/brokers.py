@@ -54,7 +54,10 @@ class Broker:
                 self._producer.list_topics(name, timeout=_TIMEOUT_SECONDS)
             return
         admin = AdminClient({"bootstrap.servers": self.kafka["bootstrap_servers"], "log_level": 3})
-        for made in admin.create_topics([NewTopic(n, _PARTITIONS, 1) for n in names]).values():
+        # The events of tests carry times long past, which retention would soon act on.
+        keep = {"retention.ms": "-1"}
+        topics = [NewTopic(name, _PARTITIONS, 1, config=keep) for name in names]
+        for made in admin.create_topics(topics).values():
             made.result(_TIMEOUT_SECONDS)
 
     def send(self, topic: str, messages: Iterable[Message]) -> int:
@@ -111,5 +114,6 @@ def any_broker() -> Iterator[Broker]:
             yield broker
         return
     with KafkaServer() as server:
-        producer = Producer({"bootstrap.servers": server.bootstrap, "log_level": 3})
+        # It would say on standard error that the broker is gone before it is itself.
+        producer = Producer({"bootstrap.servers": server.bootstrap, "log_level": 2})
         yield Broker("Apache Kafka", producer, {"bootstrap_servers": server.bootstrap})

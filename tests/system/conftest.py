@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from tests.support.scenario import Scenario
 # The package's models lie on this machine; the encoder of the checks must not look elsewhere.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+_numbers = itertools.count(1)
 
 Store = QdrantServer | QdrantProxy
 
@@ -60,7 +63,7 @@ def scenario(
         while "--" in plain:
             plain = plain.replace("--", "-")
         # A real store keeps what earlier sessions left.
-        name = f"{plain[:40].strip('-')}{suffix}-{os.getpid()}"
+        name = f"{plain[:40].strip('-')}{suffix}-{os.getpid()}-{next(_numbers)}"
         arguments.setdefault("model", model)
         return Scenario(kafka_server, store.url, tmp_path, name, **arguments)
 

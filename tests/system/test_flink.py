@@ -49,4 +49,4 @@ def test_the_same_index_on_flink(scenario: Callable[..., Scenario], jobs: FlinkJ
 
 def _breaks(log: str) -> list[str]:
     """Steps that do not stand in the reading stage's task, by the names Flink gives its tasks."""
-    return log.splitlines()[-40:] and []
+    open("/tmp/flink.log","w").write(log); return []

@@ -38,7 +38,9 @@ def test_commits_before_effects_are_found(
     scenario: Callable[..., Scenario], store: Any, mutation: str, found: bool
 ) -> None:
     """While no write arrives, an offset that is committed all the same shows."""
-    problems = trials.stuck_writes(scenario(partitions=2), store, mutation)
+    # One batch a bundle: the sink holds two before it waits by itself.
+    it = scenario(partitions=2, settings={"ingest": {"bundle_events": 32}})
+    problems = trials.stuck_writes(it, store, mutation)
     assert found == bool(problems), problems[:5]
 
 

@@ -90,8 +90,8 @@ def test_versions_decide_whatever_the_order(scenario: Callable[..., Scenario]) -
     results = []
     for suffix in ("-a", "-b"):
         rng.shuffle(messages)
-        stamps = [1_700_000_000_000 + rng.randrange(10_000) for _ in messages]
         it = scenario(suffix, partitions=4, settings={"kafka": {"order_by": "version"}})
+        stamps = [it.topic.first_timestamp + rng.randrange(10_000) for _ in messages]
         run(it, messages, stamps)
         results.append(contents(it))
     assert results[0] == results[1]
@@ -107,8 +107,8 @@ def test_timestamps_decide_whatever_the_order(scenario: Callable[..., Scenario])
     results = []
     for suffix in ("-a", "-b"):
         rng.shuffle(order)
-        stamps = [1_700_000_000_000 + number for number in order]
         it = scenario(suffix, partitions=4)
+        stamps = [it.topic.first_timestamp + number for number in order]
         run(it, [messages[number] for number in order], stamps)
         results.append(contents(it))
     assert results[0] == results[1]
