@@ -20,8 +20,8 @@ from pipelines.core.records import Event, Record, metadata_hash, text_hash
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from pipelines.core.chunker import Chunker
 
+    from pipelines.core.chunker import Chunker
     from pipelines.core.encoder import Encoder
     from pipelines.core.qdrant import Qdrant
     from pipelines.core.settings import Settings
