@@ -226,8 +226,8 @@ def distances(reference: Vectors, current: Vectors) -> npt.NDArray[np.float64]:
 
 def _encode(encoder: Encoder, count: int) -> tuple[Encoded, Encoded]:
     texts = CANARY_TEXTS[:count]
-    # Both, also where the prompts are equal: some models have a tower for each.
-    return encoder.encode_documents(texts), encoder.encode_queries(texts)
+    document = encoder.encode_documents(texts)
+    return document, document if encoder.symmetric else encoder.encode_queries(texts)
 
 
 def _hash_of_texts(count: int) -> str:

@@ -56,8 +56,8 @@ class Timed:
 
 
 def quiet() -> None:
-    """Warnings and errors only, so that the tables stand alone."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    """Errors only, so that the tables stand alone."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     logging.disable(logging.WARNING)
 
 

@@ -60,6 +60,7 @@ class SeededEncoder:
         self.noise = noise
         self.tokenizer = None
         self.special_tokens = 2
+        self.symmetric = False
 
     def encode_documents(self, texts: Sequence[str]) -> Encoded:
         return self._encode(self.contract.document_prompt, texts)

@@ -25,6 +25,8 @@ from pipelines.core.settings import ContractSettings, RuntimeSettings
 class Turned:
     """An encoder whose vectors of one text are turned to a given cosine distance."""
 
+    symmetric = False
+
     def __init__(self, stored: Canaries, distance: float, row: int = 7, role: str = "query"):
         self._stored, self._distance, self._row, self._role = stored, distance, row, role
 
@@ -191,6 +193,8 @@ def test_a_model_without_vectors_makes_no_version() -> None:
     """Canaries of a broken model would bless it."""
 
     class Broken:
+        symmetric = False
+
         def encode_documents(self, texts) -> Encoded:
             return Encoded(
                 np.zeros((len(texts), 4), np.float32),

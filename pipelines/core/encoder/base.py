@@ -58,6 +58,14 @@ class Encoder(Protocol):
         """Tokens the model adds to every text, such as [CLS] and [SEP]."""
         ...
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether documents and queries go the same way under the same prompt.
+
+        One encoding then serves as both.
+        """
+        ...
+
     def encode_documents(self, texts: Sequence[str]) -> Encoded:
         """Vectors of rendered documents; the document prompt is put in front here.
 

@@ -113,6 +113,11 @@ class SentenceTransformerEncoder:
         return self._tokens.special
 
     @property
+    def symmetric(self) -> bool:
+        """Equal prompts, and a model that does not tell documents from queries."""
+        return self._plain and self._contract.document_prompt == self._contract.query_prompt
+
+    @property
     def device(self) -> str:
         """Where the model runs: `cpu`, `cuda:0`, ..."""
         return self._loaded.device
