@@ -271,9 +271,11 @@ def _run_pipeline(
         engine = FnApiRunner()
     else:
         given = {option.partition("=")[0] for option in pipeline_options}
-        # Flink ends a bundle of a source that never ends only when it is told to.
+        # Flink ends a bundle of a source that never ends only when it is told to. What it counts
+        # are splits, not records: with more than one, the bundle with the splits is never full,
+        # and nothing is read. `ingest.bundle_events` bounds what one of them reads.
         for name, value in (
-            ("--max_bundle_size", settings.ingest.bundle_events),
+            ("--max_bundle_size", 1),
             ("--max_bundle_time_mills", _FLINK_BUNDLE_MILLISECONDS),
         ):
             if name not in given:

@@ -13,10 +13,11 @@ from pipelines.core.metrics import job_metrics
 from pipelines.core.plans import Action, Plan, decide
 from pipelines.core.points import (
     DENSE,
+    HEAD_FIELDS,
     OURS,
+    VECTOR_FIELDS,
     Head,
     StoredChunk,
-    head_fields,
     head_of,
     point_id,
 )
@@ -164,7 +165,7 @@ class Planner:
             "retrieve",
             self._version.name,
             ids=ids,
-            with_payload=head_fields(local=self._qdrant.local),
+            with_payload=list(HEAD_FIELDS),
             with_vectors=False,
         ):
             head = head_of(record.payload)
@@ -193,24 +194,20 @@ class Planner:
             "retrieve",
             self._version.name,
             ids=list(wanted),
-            with_payload=[OURS]
-            if self._qdrant.local
-            else [*head_fields(local=False), f"{OURS}.start", f"{OURS}.end"],
+            with_payload=list(VECTOR_FIELDS),
             with_vectors=[DENSE],
         )
         found: dict[int, dict[int, tuple[StoredChunk, Any]]] = {}
         for record in records:
             plan, number = wanted[str(record.id)]
-            stored = head_of(record.payload)
+            ours = (record.payload or {}).get(OURS) or {}
             vector = (record.vector or {}).get(DENSE)
             if (
-                stored is None
-                or vector is None
-                or stored.text_hash != plan.event.text_hash
-                or stored.fingerprint != self._version.fingerprint
+                vector is None
+                or ours.get("text_hash") != plan.event.text_hash
+                or ours.get("fingerprint") != self._version.fingerprint
             ):
                 continue
-            ours = record.payload[OURS]
             chunk = StoredChunk(number, int(ours["start"]), int(ours["end"]))
             found.setdefault(id(plan), {})[number] = (chunk, vector)
         for plan in {id(plan): plan for plan, _ in wanted.values()}.values():

@@ -19,10 +19,11 @@ __all__ = [
     "HEAD_FIELDS",
     "OURS",
     "PAYLOAD_INDEXES",
+    "POSITION_FIELDS",
+    "VECTOR_FIELDS",
     "Head",
     "StoredChunk",
     "chunks_of",
-    "head_fields",
     "head_of",
     "older_chunks",
     "older_than",
@@ -60,24 +61,14 @@ HEAD_FIELDS = tuple(
 )
 """What reconciling reads of a point: all of ours but title and text."""
 
-_POSITION_FIELDS = HEAD_FIELDS[: HEAD_FIELDS.index(f"{OURS}.event_key") + 1]
+POSITION_FIELDS = tuple(
+    f"{OURS}.{name}"
+    for name in ("document_id", "topic", "partition", "offset", "timestamp", "version", "event_key")
+)
+"""Enough for `head_of` to say whose write has won; what else a head holds is then empty."""
 
-
-def head_fields(*, local: bool, position_only: bool = False) -> list[str]:
-    """What to ask a store for, so that `head_of` can read it.
-
-    Parameters
-    ----------
-    local
-        The embedded engine takes longer to pick fields than to hand out all of ours: texts are
-        not copied there, and do not travel.
-    position_only
-        Enough to know whose write has won: the hashes are then empty.
-    """
-    if local:
-        return [OURS]
-    return list(_POSITION_FIELDS if position_only else HEAD_FIELDS)
-
+VECTOR_FIELDS = tuple(f"{OURS}.{name}" for name in ("text_hash", "fingerprint", "start", "end"))
+"""What a stored vector was made of."""
 
 PAYLOAD_INDEXES: Mapping[str, str] = {
     f"{OURS}.document_id": "keyword",

@@ -24,9 +24,9 @@ from pipelines.core.errors import RequestRefusedError, StoreConflictError
 from pipelines.core.plans import Outcome, Plan
 from pipelines.core.points import (
     DENSE,
+    POSITION_FIELDS,
     Head,
     chunks_of,
-    head_fields,
     head_of,
     older_chunks,
     older_than,
@@ -123,7 +123,6 @@ class DocumentWriter:
         self._order_by = order_by
         self._chunked = chunked
         self._store_text = store_text
-        self._fields = head_fields(local=qdrant.local, position_only=True)
 
     def write(self, plans: Sequence[Plan]) -> list[Written]:
         """Carries out the plans; one `Written` for each plan's event, in their order.
@@ -307,7 +306,7 @@ class DocumentWriter:
                 "retrieve",
                 self._collection,
                 ids=list(ids[start : start + _SCROLL_POINTS]),
-                with_payload=self._fields,
+                with_payload=list(POSITION_FIELDS),
                 with_vectors=False,
             )
             for record in records:
@@ -351,7 +350,7 @@ class DocumentWriter:
                 scroll_filter=chunks_of(ids),
                 limit=_SCROLL_POINTS,
                 offset=offset,
-                with_payload=self._fields,
+                with_payload=list(POSITION_FIELDS),
                 with_vectors=False,
             )
             for record in records:
