@@ -12,9 +12,9 @@ __all__ = ["RequestTransaction"]
 class RequestTransaction:
     """The engine's connection to SQLite, with its writes held back until `flush`.
 
-    The engine stores each point in a transaction of its own, a tenth of a millisecond each and
-    half the time of an upsert. What it has stored it also has in memory, so a write must not get
-    lost when the disk refuses it: it then stays here, and every further request tries it first.
+    The engine stores each point in a transaction of its own. What it has stored it also
+    has in memory, so a write must not get lost when the disk refuses it: it then stays here, and
+    every further request tries it first.
 
     Parameters
     ----------

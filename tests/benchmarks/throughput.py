@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from pipelines.core.encoder import Encoder, load_encoder
 from pipelines.core.encoder.source import find_model
-from pipelines.core.settings import ContractSettings, RuntimeSettings
+from pipelines.core.settings import ContractSettings, RuntimeSettings, Settings
 from tests.benchmarks.bench import CONTRACT, Bench, Store, corpus_documents, stores
 from tests.benchmarks.table import Table
 from tests.support.brokers import Broker, any_broker
@@ -29,7 +29,7 @@ def run() -> Table:
         notes=[
             f"bare: SentenceTransformer.encode of all texts at once, batch_size={_BATCH_SIZE},",
             "sorted by length over all of them, as the library does by itself. Ours: the job's own",
-            "encoder on batches of 256, as in the job. Start of the process and load of the model",
+            "encoder on the job's own batches. Start of the process and load of the model",
             "are in none of the figures; the job counts from the first record to the last commit.",
         ],
     )
@@ -89,13 +89,15 @@ def _encoders() -> tuple[Callable[[list[str]], object], Callable[[list[str]], ob
     model = SentenceTransformer(find_model(contract.model, None).place, device="cpu")
     model.max_seq_length = contract.max_tokens
 
+    batch = Settings().ingest.batch_events
+
     def bare(texts: list[str]) -> object:
         return model.encode(texts, batch_size=_BATCH_SIZE, show_progress_bar=False)
 
     def ours(texts: list[str]) -> object:
         return [
-            encoder.encode_documents(texts[start : start + 256])
-            for start in range(0, len(texts), 256)
+            encoder.encode_documents(texts[start : start + batch])
+            for start in range(0, len(texts), batch)
         ]
 
     for encode in (bare, ours):

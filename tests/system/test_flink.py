@@ -60,13 +60,15 @@ def test_the_same_index_on_flink(scenario: Callable[..., Scenario], jobs: FlinkJ
     it.topic.produce(stream.take(800))
     with it.job(*arguments(jobs)) as job:
         it.wait_committed(job, 200, 120)
+        # Of the first job alone: the next one's tasks may be named in another order.
+        broken = break_problems(tasks(jobs))
+    assert not broken, broken
     assert not it.durability_problems()
     it.topic.produce(stream.take(400))
     with it.job(*arguments(jobs)) as job:
         it.wait_caught_up(job)
         it.topic.produce(stream.take(100))
         it.wait_caught_up(job)
-        assert not break_problems(tasks(jobs))
     problems = it.problems()
     assert not problems, problems[:10]
 
