@@ -40,6 +40,9 @@ OURS = "_plumbline"
 
 _NAMESPACE = uuid.UUID("5d1c62d1-6f0a-5c38-8e53-7f6f0f0b2f11")
 
+_HALF = 2**27
+"""A version has up to 53 bits and is compared in two halves: see `MAX_COMPARED`."""
+
 HEAD_FIELDS = tuple(
     f"{OURS}.{name}"
     for name in (
@@ -77,7 +80,8 @@ PAYLOAD_INDEXES: Mapping[str, str] = {
     f"{OURS}.offset": "integer",
     f"{OURS}.partition": "integer",
     f"{OURS}.topic_rank": "integer",
-    f"{OURS}.version": "integer",
+    f"{OURS}.version_high": "integer",
+    f"{OURS}.version_low": "integer",
     f"{OURS}.event_key": "keyword",
     f"{OURS}.text_hash": "keyword",
     f"{OURS}.deleted": "bool",
@@ -181,6 +185,7 @@ def payload(
     }
     if position.version is not None:
         ours["version"] = position.version
+        ours["version_high"], ours["version_low"] = divmod(position.version, _HALF)
     if event.deleted:
         ours["deleted"] = True
         return {OURS: ours}
@@ -205,7 +210,8 @@ def _ordered_fields(position: Position, order_by: OrderBy) -> list[tuple[str, in
     if order_by is OrderBy.VERSION:
         # Always there: an event without a version is a dead letter in this order.
         assert position.version is not None, "decode refuses events without a version"
-        fields.insert(0, ("version", position.version))
+        high, low = divmod(position.version, _HALF)
+        fields = [("version_high", high), ("version_low", low), *fields]
     return fields
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from pipelines.core.errors import BadRecordError, Reason
-from pipelines.core.position import MAX_EXACT, OrderBy, Position
+from pipelines.core.position import MAX_COMPARED, OrderBy, Position
 from pipelines.core.records import Record
 from pipelines.core.settings import Settings
 
@@ -93,10 +93,10 @@ def read_origin(record: Record, settings: Settings) -> Origin:
     """
     origin = origin_of(record, settings)
     timestamp = origin.timestamp
-    if not -1 <= timestamp <= MAX_EXACT:
+    if not -1 <= timestamp <= MAX_COMPARED:
         raise BadRecordError(
             Reason.INVALID_TIMESTAMP,
-            f"the record's timestamp is {timestamp}: valid are 0 to {MAX_EXACT} milliseconds "
+            f"the record's timestamp is {timestamp}: valid are 0 to {MAX_COMPARED} milliseconds "
             "since the epoch; look at the producer's clock and unit",
         )
     if timestamp == -1 and settings.kafka.order_by is OrderBy.TIMESTAMP:
@@ -126,10 +126,10 @@ def _from_headers(headers: tuple[tuple[str, bytes], ...]) -> Origin:
     for name, value in zip(_NAMES[1:], numbers, strict=True):
         # A header's value may be null in Kafka, whatever the type says.
         number = int(value) if value is not None and _INTEGER.fullmatch(value) else None
-        if number is None or number > MAX_EXACT or number < (-1 if name == _NAMES[3] else 0):
+        if number is None or number > MAX_COMPARED or number < (-1 if name == _NAMES[3] else 0):
             raise BadRecordError(
                 Reason.INVALID_ORIGIN,
-                f"header {name} must hold a decimal integer from 0 to {MAX_EXACT}",
+                f"header {name} must hold a decimal integer from 0 to {MAX_COMPARED}",
             )
         read.append(number)
     return Origin(topic.decode("ascii"), *read)
