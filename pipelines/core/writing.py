@@ -24,6 +24,7 @@ from pipelines.core.errors import RequestRefusedError, StoreConflictError
 from pipelines.core.plans import Outcome, Plan
 from pipelines.core.points import (
     DENSE,
+    OURS,
     POSITION_FIELDS,
     Head,
     chunks_of,
@@ -160,6 +161,7 @@ class DocumentWriter:
         if heads:
             found = yield from self._upsert_guarded("heads", heads, batch)
             batch.heads.update({head.document_id: head for head in found.values()})
+        yield from self._bare_tombstones(batch)
         if self._chunked:
             yield from self._clean_up(batch)
         return [self._result(plan, batch) for plan in plans]
@@ -314,6 +316,40 @@ class DocumentWriter:
                 if head is not None:
                     found[str(record.id)] = head
         return found
+
+    def _bare_tombstones(self, batch: _Batch) -> Generator[str, None, None]:
+        """Takes the vectors off tombstones, also for deletes that are redelivered.
+
+        A server that is optimising a segment may keep the vector of a point that is written
+        without one (seen on 1.18.3), and vector search would find what is deleted.
+        """
+        from qdrant_client import models
+
+        if self._qdrant.local:
+            return
+        ids = [
+            point_id(self._index, plan.event.document_id, 0)
+            for plan in batch.plans
+            if plan.event.deleted
+        ]
+        if not ids:
+            return
+        yield "take vectors off tombstones"
+        self._qdrant.call(
+            "delete_vectors",
+            self._collection,
+            vectors=[DENSE],
+            points=models.Filter(
+                must=[
+                    models.HasIdCondition(has_id=list(ids)),
+                    # A document that has come back since keeps its vector.
+                    models.FieldCondition(
+                        key=f"{OURS}.deleted", match=models.MatchValue(value=True)
+                    ),
+                ]
+            ),
+            wait=True,
+        )
 
     def _clean_up(self, batch: _Batch) -> Generator[str, None, None]:
         ids = [

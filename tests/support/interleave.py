@@ -217,6 +217,8 @@ class _Suspended(BaseException):
 class _Answers:
     """Stands in for `Qdrant`: gives the answers there are, then suspends the writer."""
 
+    local = True
+
     def __init__(self, answers: Sequence[Any], settings: QdrantSettings) -> None:
         self._answers = iter(answers)
         self.settings = settings

@@ -365,6 +365,8 @@ def test_a_step_is_announced_before_each_request() -> None:
     requests: list[str] = []
 
     class Counting:
+        local = True
+
         settings = store.settings
 
         def call(self, method: str, *args: Any, **kwargs: Any) -> Any:

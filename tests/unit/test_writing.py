@@ -44,6 +44,8 @@ def event(time: int, text: str | None = "ab", document_id: str = "A", **metadata
 class Watched:
     """A store whose requests a test sees, answers or breaks before they are carried out."""
 
+    local = True
+
     def __init__(
         self, store: Qdrant, before: Callable[[str, dict[str, Any]], None] | None = None
     ) -> None:
