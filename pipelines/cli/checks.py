@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from pipelines.core.errors import ExitCode, PlumblineError, ServiceUnavailableError, TransientError
+from pipelines.core.errors import (
+    ExitCode,
+    PlumblineError,
+    ServiceUnavailableError,
+    StoreConflictError,
+    TransientError,
+)
 
 if TYPE_CHECKING:
     from pipelines.core.encoder import Encoder
@@ -22,8 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CHECKS", "Finding", "Patient", "Status", "settings_finding"]
 
-_OLDEST_QDRANT = (1, 18)
-"""First release with conditional upserts and collection metadata."""
 _DAY_MS = 86_400_000
 
 
@@ -170,7 +174,10 @@ def check_store(patient: Patient) -> Iterator[Finding]:
     try:
         qdrant = connect(patient.settings)
         collections = len(qdrant.call("get_collections").collections)
-        release = "" if qdrant.local else str(qdrant.call("info").version)
+        release = qdrant.check_release()
+    except StoreConflictError as error:
+        yield _failed("qdrant", error)
+        return
     except PlumblineError as error:
         fix = (
             "Stop the process that uses it, or use a Qdrant server (qdrant.url)."
@@ -179,27 +186,9 @@ def check_store(patient: Patient) -> Iterator[Finding]:
         )
         yield _failed("qdrant", error, fix)
         return
-    if release and _numbers(release) < _OLDEST_QDRANT:
-        oldest = ".".join(map(str, _OLDEST_QDRANT))
-        yield Finding(
-            "qdrant",
-            Status.FAILED,
-            f"{store.url} runs Qdrant {release}, which cannot write conditionally",
-            f"Upgrade Qdrant to {oldest} or newer.",
-            ExitCode.NO,
-        )
-        return
     patient.qdrant = qdrant
     kind = f"embedded at {store.path}, free" if qdrant.local else f"{store.url}, Qdrant {release}"
     yield _ok("qdrant", f"{kind}, {collections} collections")
-
-
-def _numbers(release: str) -> tuple[int, ...]:
-    found = []
-    for part in release.split(".")[:2]:
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        found.append(int(digits or 0))
-    return tuple(found)
 
 
 def check_model(patient: Patient) -> Iterator[Finding]:

@@ -229,8 +229,8 @@ class Qdrant:
         for storage in self._storages.values():
             storage.flush()
 
-    def check_release(self) -> None:
-        """Whether the server knows conditional writes.
+    def check_release(self) -> str:
+        """Release of the server, if it knows conditional writes; empty for the embedded engine.
 
         An older one ignores the condition of a write without a word, and the newest would no
         longer win.
@@ -241,7 +241,7 @@ class Qdrant:
             It is older than 1.18.
         """
         if self.local:
-            return
+            return ""
         release = str(self.call("info").version)
         numbers = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
         if numbers < MINIMUM_RELEASE:
@@ -249,6 +249,7 @@ class Qdrant:
                 f"Qdrant at {self.where} is {release}; conditional writes and collection metadata "
                 f"need {'.'.join(map(str, MINIMUM_RELEASE))} or newer. Upgrade the server."
             )
+        return release
 
     def sync(self, name: str) -> None:
         """Makes the collection's writes durable. A server has done so when it answered."""
