@@ -51,7 +51,7 @@ acceptance: servers ## The long runs, of which CI does a short seed
 lock: ## Resolve the lock file anew from pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-emit-package plumbline --no-annotate --no-header --group dev pyproject.toml --extra demo --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-emit-package plumbline --no-annotate --no-header --group dev pyproject.toml --extra demo --extra postgres --output-file requirements.lock
 
 clean: ## Remove the environment, caches and the demo's data
 	rm -rf $(VENV) .cache build dist *.egg-info plumbline-data .mypy_cache .ruff_cache .pytest_cache .hypothesis

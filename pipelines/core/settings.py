@@ -19,7 +19,6 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     StringConstraints,
@@ -39,7 +38,9 @@ from pydantic_settings import (
 )
 
 from pipelines.core.errors import SettingsError
+from pipelines.core.monitor_settings import MonitorSettings
 from pipelines.core.position import OrderBy
+from pipelines.core.section import PositiveSeconds, Section
 
 __all__ = [
     "ChunkSettings",
@@ -64,12 +65,6 @@ IndexName = Annotated[
 ]
 """No `--` (it parts the pieces of a version's name) and nothing a URL path would have to quote."""
 
-PositiveSeconds = Annotated[float, Field(gt=0, le=86_400)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
 
 class SecurityProtocol(StrEnum):
     """How the broker is spoken to."""
@@ -80,7 +75,7 @@ class SecurityProtocol(StrEnum):
     SASL_SSL = "SASL_SSL"
 
 
-class DebeziumSettings(_Section):
+class DebeziumSettings(Section):
     """How columns of a change envelope become a document."""
 
     id: str | Annotated[list[str], Field(min_length=1)] = "id"
@@ -94,7 +89,7 @@ class DebeziumSettings(_Section):
     `source.lsn`. Needed when `order_by` is `version`."""
 
 
-class KafkaSettings(_Section):
+class KafkaSettings(Section):
     """The topic of documents and how it is read."""
 
     bootstrap_servers: str = "localhost:9092"
@@ -206,7 +201,7 @@ def _parse_time(text: str) -> int:
     return round(moment.timestamp() * 1000)
 
 
-class HnswSettings(_Section):
+class HnswSettings(Section):
     """Graph of a new collection; absent keys keep the server's defaults."""
 
     m: Annotated[int, Field(ge=0, le=1024)] | None = None
@@ -215,7 +210,7 @@ class HnswSettings(_Section):
     on_disk: bool | None = None
 
 
-class QuantizationSettings(_Section):
+class QuantizationSettings(Section):
     """Compression of a new collection's vectors."""
 
     kind: Literal["scalar", "binary", "product"]
@@ -224,7 +219,7 @@ class QuantizationSettings(_Section):
     compression: Literal["x4", "x8", "x16", "x32", "x64"] = "x16"
 
 
-class QdrantSettings(_Section):
+class QdrantSettings(Section):
     """Where the vectors live: embedded (`path`) or a server (`url`)."""
 
     path: Path | None = None
@@ -260,7 +255,7 @@ class QdrantSettings(_Section):
         return self
 
 
-class ChunkSettings(_Section):
+class ChunkSettings(Section):
     """How long documents are cut. Part of the contract."""
 
     size: Annotated[int, Field(ge=8, le=100_000)] = 200
@@ -277,7 +272,7 @@ class ChunkSettings(_Section):
         return self
 
 
-class ContractSettings(_Section):
+class ContractSettings(Section):
     """What decides what a vector means. Changing any of it makes a new version."""
 
     model: str = "sentence-transformers/all-MiniLM-L6-v2"
@@ -315,7 +310,7 @@ class ContractSettings(_Section):
         return self
 
 
-class RuntimeSettings(_Section):
+class RuntimeSettings(Section):
     """How vectors are computed. Not part of the contract: the canaries judge it."""
 
     device: str = "auto"
@@ -328,7 +323,7 @@ class RuntimeSettings(_Section):
     """Padded tokens of one forward pass, at most; default: what is fastest on the device."""
 
 
-class IngestSettings(_Section):
+class IngestSettings(Section):
     """How much one bundle and one batch hold."""
 
     batch_events: Annotated[int, Field(ge=1, le=10_000)] = 256
@@ -343,7 +338,7 @@ class IngestSettings(_Section):
     canary_interval_seconds: PositiveSeconds = 300.0
 
 
-class LimitSettings(_Section):
+class LimitSettings(Section):
     """Largest input that is accepted; what is over is a dead letter."""
 
     text_bytes: Annotated[int, Field(ge=1)] = 1024 * 1024
@@ -352,7 +347,7 @@ class LimitSettings(_Section):
     metadata_depth: Annotated[int, Field(ge=1, le=64)] = 8
 
 
-class MetricsSettings(_Section):
+class MetricsSettings(Section):
     """Prometheus metrics of the job."""
 
     port: Annotated[int, Field(ge=0, le=65_535)] | None = 9108
@@ -360,7 +355,7 @@ class MetricsSettings(_Section):
     host: str = "127.0.0.1"
 
 
-class RetrySettings(_Section):
+class RetrySettings(Section):
     """Backoff between tries of a service that does not answer."""
 
     first_seconds: PositiveSeconds = 0.2
@@ -406,6 +401,7 @@ class Settings(BaseSettings):
     ingest: IngestSettings = IngestSettings()
     limits: LimitSettings = LimitSettings()
     metrics: MetricsSettings = MetricsSettings()
+    monitor: MonitorSettings = MonitorSettings()
     retry: RetrySettings = RetrySettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
@@ -459,7 +455,11 @@ class Settings(BaseSettings):
         return value
 
 
-_SECRETS: Any = {"kafka": {"sasl_password", "ssl_key_password"}, "qdrant": {"api_key"}}
+_SECRETS: Any = {
+    "kafka": {"sasl_password", "ssl_key_password"},
+    "qdrant": {"api_key"},
+    "monitor": {"database_url"},
+}
 _pickled: dict[str, Settings] = {}
 
 
@@ -565,6 +565,7 @@ _ALTERNATIVES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("kafka", {"topics": [], "pattern": None}),
     ("kafka", {"sasl_password": None, "sasl_password_file": None}),
     ("kafka", {"ssl_key_password": None, "ssl_key_password_file": None}),
+    ("monitor", {"database_url": None, "database_url_file": None}),
 )
 """Keys of a section of which one may be given, with the value that means: not given."""
 
@@ -678,4 +679,4 @@ def _describe(error: ValidationError, path: Path | None) -> str:
 
 
 def _is_secret(key: str) -> bool:
-    return bool(re.search(r"password|api_key|secret|token$", key))
+    return bool(re.search(r"password|api_key|secret|token$|database_url", key))

@@ -1,0 +1,1 @@
+"""Probes: one file each, behind the small interface of `base`."""
