@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,8 +54,10 @@ from pipelines.io.kafka import (
     ensure_topics,
     position_report,
     resolve_start,
+    unread_ends,
 )
 from pipelines.io.kafka.producer import close_producers
+from pipelines.io.kafka.until import CancelWhenCommitted
 from pipelines.io.qdrant import WriteToQdrantFn
 from pipelines.transforms.batch import BatchFn
 from pipelines.transforms.chunk import ChunkFn
@@ -241,7 +243,7 @@ def run_ingest(
         if on_ready is not None:
             on_ready(version)
         with _periodic_report(settings):
-            _run_pipeline(settings, version, runner, pipeline_options, until_caught_up)
+            cancelled = _run_pipeline(settings, version, runner, pipeline_options, until_caught_up)
         lease.check()
         failure = commit_failure(version.group_id)
         if failure is not None:  # of the last bundle: no other came that would have raised it
@@ -251,7 +253,7 @@ def run_ingest(
         uncommitted = {
             key: positions
             for key, positions in position_report(version.group_id).items()
-            if positions[0] != positions[1]
+            if positions[0] != positions[1] and not cancelled
         }
         result = IngestResult(version.name, counts, uncommitted, seconds)
         _report(result)
@@ -264,7 +266,8 @@ def _run_pipeline(
     runner: str,
     pipeline_options: Sequence[str],
     until_caught_up: bool,
-) -> None:
+) -> bool:
+    """True when the job was cancelled because all that it had to commit is committed."""
     options = ["--streaming", *pipeline_options]
     engine: Any = runner
     if runner == "in-process":
@@ -281,26 +284,40 @@ def _run_pipeline(
             if name not in given:
                 options.append(f"{name}={value}")
     pipeline = beam.Pipeline(runner=engine, options=PipelineOptions(options))
+    # Elsewhere than in process the source never ends: Flink would mark its splits done for ever,
+    # and take no checkpoint at which the last offsets could be committed.
+    watched = until_caught_up and runner != "in-process"
+    ends = unread_ends(settings, version.group_id) if watched else {}
+    if watched and not ends:
+        return True
     ingest_pipeline(
         pipeline,
         JobSpec(settings, version.name),
         version.group_id,
-        until_caught_up=until_caught_up,
+        until_caught_up=until_caught_up and not watched,
     )
+    watch: CancelWhenCommitted | None = None
     try:
-        pipeline.run().wait_until_finish()
+        running = pipeline.run()
+        if watched:
+            watch = CancelWhenCommitted(settings, version.group_id, ends, running.cancel)
+        with watch or nullcontext():
+            running.wait_until_finish()
     except PlumblineError as error:
         raise FAILURES.first or error from None
     except Exception as error:
         # Runners hand on what a step raised as text; the error itself was recorded on its way.
         if FAILURES.first is not None:
             raise FAILURES.first from None
+        if watch is not None and watch.cancelled:
+            return True
         raise SystemicError(
             f"the runner stopped the job: {_last_line(error)}. Nothing was committed that is not "
             "durable."
         ) from error
     if FAILURES.first is not None:
         raise FAILURES.first
+    return watch is not None and watch.cancelled
 
 
 def _last_line(error: Exception) -> str:

@@ -69,6 +69,11 @@ def test_the_same_index_on_flink(scenario: Callable[..., Scenario], jobs: FlinkJ
         it.wait_caught_up(job)
         it.topic.produce(stream.take(100))
         it.wait_caught_up(job)
+    # One that ends by itself, on a group that has offsets; the topic's end is committed then.
+    it.topic.produce(stream.take(100))
+    with it.job(*arguments(jobs), "--until-caught-up") as job:
+        assert job.wait(120) == 0, job.log()
+    assert it.caught_up()
     problems = it.problems()
     assert not problems, problems[:10]
 

@@ -13,7 +13,7 @@ from pipelines.io.kafka.errors import translate
 from pipelines.io.kafka.pool import close_consumers, open_consumers
 from pipelines.io.kafka.positions import commit_failure, position_report
 from pipelines.io.kafka.source import KafkaSource, ReadFromKafka
-from pipelines.io.kafka.start import end_offsets, resolve_start
+from pipelines.io.kafka.start import end_offsets, resolve_start, unread_ends
 from pipelines.io.kafka.stop import STOP, StopSignal
 
 __all__ = [
@@ -37,4 +37,5 @@ __all__ = [
     "position_report",
     "resolve_start",
     "translate",
+    "unread_ends",
 ]

@@ -136,7 +136,7 @@ class ReadFromKafka(beam.PTransform):
         Consumer group. Its start has been settled by `resolve_start`.
     until_caught_up
         End once everything is read that was in the topics when the pipeline was built
-        (the in-process runner only).
+        (the in-process runner only; see `until.CancelWhenCommitted` for others).
 
     Raises
     ------

@@ -18,7 +18,7 @@ from pipelines.io.kafka.feed import Feed
 from pipelines.io.kafka.stop import STOP
 from pipelines.io.kafka.topology import Topology, load_topics, look
 
-__all__ = ["end_offsets", "resolve_start"]
+__all__ = ["end_offsets", "resolve_start", "unread_ends"]
 
 T = TypeVar("T")
 
@@ -102,6 +102,22 @@ def end_offsets(settings: Settings, group_id: str) -> dict[TopicPartition, int]:
         return found
 
     return _with_consumer(settings, group_id, ask, "asking where the topics end")
+
+
+def unread_ends(settings: Settings, group_id: str) -> dict[TopicPartition, int]:
+    """As `end_offsets`, of the partitions that hold something the group has not committed."""
+
+    def ask(consumer: KafkaConsumer, _: Feed, seen: Topology) -> dict[TopicPartition, int]:
+        partitions = sorted(seen.leaders)
+        if not partitions:
+            return {}
+        start = consumer.beginning_offsets(partitions, timeout_ms=_TIMEOUT_MS)
+        done = consumer._coordinator.fetch_committed_offsets(partitions, timeout_ms=_TIMEOUT_MS)
+        start.update({p: max(start[p], at.offset) for p, at in done.items()})
+        end = consumer.end_offsets(partitions, timeout_ms=_TIMEOUT_MS)
+        return {p: offset for p, offset in end.items() if offset > start[p]}
+
+    return _with_consumer(settings, group_id, ask, "asking what the group has not read")
 
 
 def _with_consumer(
