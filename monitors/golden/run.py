@@ -1,0 +1,218 @@
+"""Golden queries against a version in Qdrant: documents, at a bounded rate, within a deadline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from monitors.golden.baseline import DocumentState, Found
+from pipelines.core.points import DENSE, HEAD_FIELDS, OURS, Head, head_of, point_id
+
+if TYPE_CHECKING:
+    from monitors.golden.files import GoldenQuery
+    from pipelines.core.encoder import Encoder
+    from pipelines.core.qdrant import Qdrant
+    from pipelines.core.versions import Version
+
+__all__ = ["Pace", "VersionStore", "encode_golden"]
+
+_FIELDS = [*HEAD_FIELDS, f"{OURS}.indexed_at"]
+"""All of ours but title and text: a deep answer would carry megabytes of them."""
+
+_IDS_PER_REQUEST = 500
+_TEXTS_PER_BATCH = 64
+
+
+class Watch(Protocol):
+    """Says when the time is up; `monitors.probes.base.Deadline` is one."""
+
+    def check(self) -> None:
+        """Raises when it is."""
+        ...
+
+
+class Pace:
+    """Holds requests to a rate, so that the live index is left alone.
+
+    Parameters
+    ----------
+    per_second
+        Requests, at most; `None` for a command that somebody waits for.
+    """
+
+    def __init__(
+        self,
+        per_second: float | None,
+        watch: Watch | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._gap = 0.0 if per_second is None else 1 / per_second
+        self._watch = watch
+        self._clock = clock
+        self._sleep = sleep
+        self._next = clock()
+
+    def wait(self) -> None:
+        """Until the next request may go out. Raises when the time is up."""
+        if self._watch is not None:
+            self._watch.check()
+        now = self._clock()
+        # In slices: a slow pace must not sleep past the deadline.
+        while now < self._next:
+            self._sleep(min(1.0, self._next - now))
+            if self._watch is not None:
+                self._watch.check()
+            now = self._clock()
+        # From now, not from when it was due: a pause is not caught up with in a burst.
+        self._next = now + self._gap
+
+
+class VersionStore:
+    """Searches one version as `pipelines.core.index.Index` does: documents, best chunk each.
+
+    Approximate search, as users have it. A hundred documents are no more work for the server than
+    ten: its graph search visits as many candidates in any case.
+    """
+
+    def __init__(self, qdrant: Qdrant, version: Version, pace: Pace) -> None:
+        self._qdrant = qdrant
+        self._version = version
+        self._pace = pace
+        self._heads: dict[str, Head] = {}
+
+    def search(
+        self, vector: npt.NDArray[np.float32], limit: int, among: Sequence[str] | None = None
+    ) -> list[Found]:
+        """The nearest documents, best first; only of these ids where some are given."""
+        self._pace.wait()
+        arguments: dict[str, Any] = {
+            "collection_name": self._version.name,
+            "query": vector.tolist(),
+            "using": DENSE,
+            "limit": limit,
+            "query_filter": _only(among),
+            "with_payload": _FIELDS,
+        }
+        if self._version.contract.chunk is None:
+            points = self._qdrant.call("query_points", **arguments).points
+        else:
+            groups = self._qdrant.call(
+                "query_points_groups",
+                group_by=f"{OURS}.document_id",
+                group_size=1,
+                **arguments,
+            ).groups
+            points = [group.hits[0] for group in groups]
+        return self._documents(points)
+
+    def states(self, document_ids: Sequence[str]) -> dict[str, DocumentState]:
+        """What there is of each of these ids."""
+        heads = self._read_heads(document_ids)
+        found = {}
+        for document_id in document_ids:
+            head = heads.get(document_id)
+            if head is None:
+                found[document_id] = DocumentState.GONE
+            else:
+                found[document_id] = (
+                    DocumentState.DELETED if head.deleted else DocumentState.PRESENT
+                )
+        return found
+
+    def _documents(self, points: list[Any]) -> list[Found]:
+        read = [(point, head_of(point.payload)) for point in points]
+        # A chunk that is older than its head belongs to what the head has replaced.
+        missing = {
+            chunk.document_id
+            for point, chunk in read
+            if chunk is not None
+            and point.payload[OURS].get("chunk") != 0
+            and chunk.document_id not in self._heads
+        }
+        if missing:
+            self._heads.update(self._read_heads(sorted(missing)))
+        found = []
+        for point, chunk in read:
+            if chunk is None or chunk.deleted:
+                continue
+            ours = point.payload[OURS]
+            if ours.get("chunk") != 0:
+                head = self._heads.get(chunk.document_id)
+                if head is None or head.deleted or chunk.position < head.position:
+                    continue
+            found.append(
+                Found(
+                    chunk.document_id,
+                    float(point.score),
+                    chunk.created_at,
+                    _milliseconds(ours.get("indexed_at")),
+                )
+            )
+        return found
+
+    def _read_heads(self, document_ids: Sequence[str]) -> dict[str, Head]:
+        found = {}
+        for start in range(0, len(document_ids), _IDS_PER_REQUEST):
+            self._pace.wait()
+            ids = [
+                point_id(self._version.index, document_id, 0)
+                for document_id in document_ids[start : start + _IDS_PER_REQUEST]
+            ]
+            for record in self._qdrant.call(
+                "retrieve",
+                self._version.name,
+                ids=ids,
+                with_payload=list(HEAD_FIELDS),
+                with_vectors=False,
+            ):
+                head = head_of(record.payload)
+                if head is not None:
+                    found[head.document_id] = head
+        return found
+
+
+def encode_golden(
+    encoder: Encoder, queries: Sequence[GoldenQuery], watch: Watch | None = None
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Query to its vector, without those that the model gives none for."""
+    vectors = {}
+    for start in range(0, len(queries), _TEXTS_PER_BATCH):
+        if watch is not None:
+            watch.check()
+        batch = queries[start : start + _TEXTS_PER_BATCH]
+        encoded = encoder.encode_queries([query.text for query in batch])
+        for row, query in enumerate(batch):
+            if row not in encoded.refused:
+                vectors[query.id] = encoded.vectors[row]
+    return vectors
+
+
+def _only(document_ids: Sequence[str] | None) -> Any:
+    if document_ids is None:
+        return None
+    from qdrant_client import models
+
+    return models.Filter(
+        must=[
+            models.FieldCondition(
+                key=f"{OURS}.document_id", match=models.MatchAny(any=list(document_ids))
+            )
+        ]
+    )
+
+
+def _milliseconds(written: object) -> int | None:
+    if not isinstance(written, str):
+        return None
+    try:
+        at = datetime.fromisoformat(written)
+    except ValueError:
+        return None
+    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
