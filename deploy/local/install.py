@@ -1,11 +1,13 @@
 """Install the servers that tests and a plain machine use, without Docker.
 
-    python deploy/local/install.py kafka flink
+    python deploy/local/install.py kafka flink postgres prometheus alertmanager
 
-`kafka`: Apache Kafka as jars. `flink`: Flink's cluster and Beam's job server for it as jars. They
-go to the cache directory, `.cache/servers` in the repository unless PLUMBLINE_SERVERS_DIR names
-another; what is there already in the right version is left alone. Java and Maven are installed with
-apt-get when they are missing and this runs as root.
+`kafka`: Apache Kafka as jars. `flink`: Flink's cluster and Beam's job server for it as jars.
+`postgres`, `prometheus` (with promtool) and `alertmanager` (with amtool): this Debian's or Ubuntu's
+own packages, unpacked beside the system, which stays as it is. They go to the cache directory,
+`.cache/servers` in the repository unless PLUMBLINE_SERVERS_DIR names another; what is there already
+in the right version is left alone. Java and Maven, for the jars, are installed with apt-get when
+they are missing and this runs as root.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import getpass
 import importlib.util
 import json
 import os
@@ -32,6 +35,10 @@ from pathlib import Path
 VERSIONS: dict[str, dict[str, str]] = {
     "kafka": {"kafka": "4.1.1", "slf4j": "1.7.36"},
     "flink": {"flink": "1.19.3", "beam": "2.62.0", "slf4j": "1.7.36"},
+    # The distribution decides; `packages.json` beside the stamp says which they were.
+    "postgres": {"postgresql": "of the distribution"},
+    "prometheus": {"prometheus": "of the distribution"},
+    "alertmanager": {"prometheus-alertmanager": "of the distribution"},
 }
 
 HERE = Path(__file__).resolve().parent
@@ -142,6 +149,7 @@ def pip_python() -> Iterator[str]:
 
 def install_kafka(target: Path, versions: dict[str, str]) -> None:
     """Put the broker's jars into `target/jars`."""
+    require_tools()
     maven_jars(
         "pom-kafka.xml",
         target / "jars",
@@ -155,6 +163,7 @@ def install_flink(target: Path, versions: dict[str, str]) -> None:
     Flink comes from the sdist that PyFlink depends on. It is taken apart here, not installed: its
     package would bring nothing but the jars into an environment.
     """
+    require_tools()
     flink = versions["flink"]
     with tempfile.TemporaryDirectory() as directory:
         with pip_python() as python:
@@ -186,9 +195,64 @@ def install_flink(target: Path, versions: dict[str, str]) -> None:
     )
 
 
+def install_packages(target: Path, versions: dict[str, str]) -> None:
+    """Unpack packages, and what they need beyond this system's own, into `target`.
+
+    apt works on lists, a cache and a state of its own here, so that nothing of the system changes
+    and no rights are needed. The packages' own scripts do not run: no service starts, no user is
+    made. Libraries that came along lie in `target/usr/lib/<architecture>`.
+    """
+    missing = [tool for tool in ("apt-get", "dpkg") if shutil.which(tool) is None]
+    if missing:
+        raise InstallError(
+            f"missing: {' and '.join(missing)}. These servers come from packages of Debian or "
+            f"Ubuntu; on another system install {' and '.join(versions)} its own way."
+        )
+    with tempfile.TemporaryDirectory() as directory:
+        work = Path(directory)
+        for folder in ("lists/partial", "archives/partial", "state"):
+            (work / folder).mkdir(parents=True)
+        status = work / "state" / "status"
+        status.write_text(status_without(set(versions)))
+        options = [
+            f"Dir::State={work / 'state'}",
+            f"Dir::State::lists={work / 'lists'}",
+            f"Dir::State::status={status}",
+            f"Dir::Cache={work}",
+            f"Dir::Cache::archives={work / 'archives'}",
+            # Else, as root, another user would have to read and write there.
+            f"APT::Sandbox::User={getpass.getuser()}",
+            "APT::Get::List-Cleanup=0",
+            "Debug::NoLocking=1",
+        ]
+        apt = ["apt-get", "-qq", *(part for option in options for part in ("-o", option))]
+        run([*apt, "update"])
+        run([*apt, "install", "--download-only", "-y", "--no-install-recommends", *versions])
+        archives = sorted((work / "archives").glob("*.deb"))
+        for archive in archives:
+            run(["dpkg", "-x", str(archive), str(target)])
+        names = [archive.stem.replace("%3a", ":") for archive in archives]
+    (target / "packages.json").write_text(json.dumps(names, indent=1) + "\n")
+
+
+def status_without(packages: set[str]) -> str:
+    """What dpkg says is installed, as if these packages, and others of their source, were not."""
+    path = Path("/var/lib/dpkg/status")
+    paragraphs = path.read_text(errors="replace").split("\n\n") if path.exists() else []
+
+    def concerns(paragraph: str) -> bool:
+        name = next(iter(paragraph.splitlines()), "").removeprefix("Package: ")
+        return any(name == package or name.startswith(f"{package}-") for package in packages)
+
+    return "\n\n".join(paragraph for paragraph in paragraphs if not concerns(paragraph))
+
+
 INSTALLERS: dict[str, Callable[[Path, dict[str, str]], None]] = {
     "kafka": install_kafka,
     "flink": install_flink,
+    "postgres": install_packages,
+    "prometheus": install_packages,
+    "alertmanager": install_packages,
 }
 
 
@@ -205,7 +269,6 @@ def install(name: str) -> None:
         if stamp.exists() and json.loads(stamp.read_text()) == versions:
             print(f"{name}: {words} is installed")
             return
-        require_tools()
         print(f"{name}: installing {words} ...", flush=True)
         started = time.monotonic()
         part = target.with_name(f"{name}.part")

@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pipelines.core.errors import PlumblineError
+from pipelines.core.lag import LagReader, PartitionLag
 
 if TYPE_CHECKING:
     import numpy as np
@@ -169,29 +170,6 @@ class Deadline:
         """Raises `ProbeTimeoutError` when the time is used up."""
         if self.remaining <= 0:
             raise ProbeTimeoutError("the run has used up its time (`timeout_seconds` of the probe)")
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionLag:
-    """What one partition holds that is not yet searchable.
-
-    Parameters
-    ----------
-    records
-        End of the partition minus the committed offset.
-    oldest_timestamp
-        Of the first record not committed, milliseconds since the epoch; `None` when caught up.
-    """
-
-    topic: str
-    partition: int
-    records: int
-    oldest_timestamp: int | None
-
-
-LagReader = Callable[["Version"], Sequence[PartitionLag]]
-"""Asks Kafka how far the version's consumer group is. Comes from outside: the monitor knows the
-domain, not the job's Kafka client."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli import dead_letters, demo, doctor, index, ingest, search
+from pipelines.cli import dead_letters, demo, doctor, golden, index, ingest, monitor, search
 from pipelines.cli.flags import State
 from pipelines.cli.output import report_error
 
@@ -37,6 +37,8 @@ ingest.register(app)
 search.register(app)
 index.register(app)
 dead_letters.register(app)
+golden.register(app)
+monitor.register(app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,4 +1,4 @@
-"""`plumbline index`: make versions, list them, look at one."""
+"""`plumbline index`: make versions, list them, look at one, sweep one."""
 
 from __future__ import annotations
 
@@ -137,18 +137,11 @@ def show(
             qdrant_path=qdrant_path,
         )
     )
-    from pipelines.core.errors import IndexMissingError
     from pipelines.core.qdrant import connect
-    from pipelines.core.versions import live_version_name, open_version
+    from pipelines.core.versions import live_version_name
 
     qdrant = connect(settings)
-    name = version or live_version_name(qdrant, settings.index)
-    if name is None:
-        raise IndexMissingError(
-            f"no index {settings.index!r} in Qdrant at {qdrant.where}. `plumbline index list` "
-            "shows what there is, `plumbline index create` makes it."
-        )
-    opened = open_version(qdrant, name)
+    opened = _open(qdrant, settings.index, version)
     contract = opened.contract.to_json()
     answer: dict[str, Any] = {
         **_summary(opened, live_version_name(qdrant, opened.index)),
@@ -162,6 +155,64 @@ def show(
     rows = [(key, value) for key, value in answer.items() if key != "contract"]
     rows += [(f"contract.{key}", value) for key, value in contract.items()]
     print_table(["field", "value"], [(key, _shown(value)) for key, value in rows])
+
+
+@_group.command(epilog="Example: plumbline index sweep --dry-run")
+def sweep(
+    context: typer.Context,
+    version: Annotated[
+        str | None, typer.Argument(help="Name of a version. Default: the live one.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be deleted.")] = False,
+    json: Json = False,
+    config: Config = None,
+    index: IndexName = None,
+    qdrant_url: QdrantUrl = None,
+    qdrant_path: QdrantPath = None,
+) -> None:
+    """Delete chunks that are older than their document's head: what a writer that died has left.
+
+    Safe beside a running job: the rule is the job's own. Nothing else is ever deleted.
+    """
+    settings = impatient(
+        settings_from(
+            context,
+            config=config,
+            index=index,
+            qdrant_url=qdrant_url,
+            qdrant_path=qdrant_path,
+        )
+    )
+    from dataclasses import asdict
+
+    from pipelines.core import sweep as sweeping
+    from pipelines.core.qdrant import connect
+
+    qdrant = connect(settings)
+    opened = _open(qdrant, settings.index, version)
+    report = sweeping.sweep(qdrant, opened, dry_run=dry_run)
+    if json:
+        print_json({"version": opened.name, "dry_run": dry_run, **asdict(report)})
+        return
+    done = "would be deleted" if dry_run else "deleted"
+    count = report.older if dry_run else report.deleted
+    say(
+        f"{report.chunks:,} chunks looked at; {count:,} of {report.documents:,} documents {done}; "
+        f"{report.headless:,} without a head stay"
+    )
+
+
+def _open(qdrant: Qdrant, index: str, version: str | None) -> Version:
+    from pipelines.core.errors import IndexMissingError
+    from pipelines.core.versions import live_version_name, open_version
+
+    name = version or live_version_name(qdrant, index)
+    if name is None:
+        raise IndexMissingError(
+            f"no index {index!r} in Qdrant at {qdrant.where}. `plumbline index list` "
+            "shows what there is, `plumbline index create` makes it."
+        )
+    return open_version(qdrant, name)
 
 
 def _shown(value: Any) -> str:

@@ -17,6 +17,7 @@ from pipelines.core.errors import (
 )
 from pipelines.core.points import DENSE, OURS, head_of, point_id
 from pipelines.core.qdrant import Qdrant, connect
+from pipelines.core.recorded_queries import QueryRecorder
 from pipelines.core.settings import ChunkSettings, ContractSettings, Settings
 from pipelines.core.versions import (
     Version,
@@ -129,15 +130,21 @@ class Index:
         `index`, `qdrant`, `runtime`; `contract` only helps to find the model's files.
     alias_seconds
         How old the answer to "which version is live?" may be.
+    record_queries
+        Share of the queries whose vectors, never their texts, are kept for the monitor's drift
+        probe (`pipelines.core.recorded_queries`), 0 to 1. Off by default.
     """
 
-    def __init__(self, settings: Settings, *, alias_seconds: float = 1.0) -> None:
+    def __init__(
+        self, settings: Settings, *, alias_seconds: float = 1.0, record_queries: float = 0.0
+    ) -> None:
         self._settings = settings
         self._qdrant: Qdrant = connect(settings)
         self._alias_seconds = alias_seconds
         self._lock = threading.Lock()
         self._resolved: tuple[float, str] | None = None
         self._opened: dict[str, tuple[Version, Encoder]] = {}
+        self._recorder = QueryRecorder(self._qdrant, settings.index, record_queries)
 
     def version(self, name: str | None = None) -> Version:
         """The live version, or the named one, with its contract."""
@@ -200,6 +207,7 @@ class Index:
         chunks: bool,
         where: Mapping[str, Any] | None,
     ) -> list[Hit]:
+        self._recorder.record(version.fingerprint, vector)
         arguments: dict[str, Any] = {
             "collection_name": version.name,
             "query": vector.tolist(),

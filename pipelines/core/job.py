@@ -9,13 +9,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.core.canaries import compare
 from pipelines.core.chunker import chunker_for
 from pipelines.core.encoder import Encoder, load_encoder
+from pipelines.core.errors import CanaryMismatchError, ContractMismatchError
 from pipelines.core.metrics import job_metrics
 from pipelines.core.planning import Planner
 from pipelines.core.qdrant import Qdrant, connect
 from pipelines.core.settings import Settings
 from pipelines.core.versions import Version, check_process, open_version
+from pipelines.core.worker_reports import WorkerReporter
 from pipelines.core.writing import DocumentWriter
 
 __all__ = ["Job", "JobSpec"]
@@ -61,6 +64,9 @@ class Job:
         self.qdrant: Qdrant = connect(settings)
         self.version: Version = open_version(self.qdrant, spec.version)
         self.encoder: Encoder = load_encoder(settings.contract, settings.runtime)
+        self._reporter = WorkerReporter(
+            self.qdrant, self.version.name, settings.ingest.canary_interval_seconds
+        )
         self._checked_at = float("-inf")
         self._check_lock = threading.Lock()
         self.check_canaries()
@@ -102,7 +108,15 @@ class Job:
             now = time.monotonic()
             if now - self._checked_at < self.settings.ingest.canary_interval_seconds:
                 return
-            report = check_process(self.version, self.encoder, self.settings.kafka.order_by)
+            try:
+                report = check_process(self.version, self.encoder, self.settings.kafka.order_by)
+            except CanaryMismatchError as error:
+                self._reporter.report(compare(self.version.canaries, self.encoder), error)
+                raise
+            except ContractMismatchError as error:
+                self._reporter.report(None, error)
+                raise
+            self._reporter.report(report)
             distance = job_metrics().canary_distance
             distance.labels("document").set(report.document_distance)
             distance.labels("query").set(report.query_distance)

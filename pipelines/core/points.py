@@ -84,6 +84,7 @@ PAYLOAD_INDEXES: Mapping[str, str] = {
     f"{OURS}.version_low": "integer",
     f"{OURS}.event_key": "keyword",
     f"{OURS}.text_hash": "keyword",
+    f"{OURS}.fingerprint": "keyword",
     f"{OURS}.deleted": "bool",
 }
 """Payload index of each field that is filtered by."""

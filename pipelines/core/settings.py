@@ -50,6 +50,7 @@ __all__ = [
     "KafkaSettings",
     "LimitSettings",
     "MetricsSettings",
+    "MonitorSettings",
     "QdrantSettings",
     "RetrySettings",
     "RuntimeSettings",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from monitors.probes.base import Level
 from pipelines.core.index import Hit
 from pipelines.core.plans import Outcome
+from pipelines.demo.health import Finding
 from pipelines.demo.questions import TOP, Question
 from pipelines.demo.waves import Wave
 
@@ -73,6 +75,21 @@ class Checks:
             found is wanted,
             [hit.document_id for hit in hits],
         )
+
+    def noticed(self, what: str, finding: Finding, least: Level) -> None:
+        """The probe says so, at this level or above it."""
+        found = finding.failure or (finding.level.value if finding.level else "nothing")
+        wanted = (Level.WARNING, Level.ALARM) if least is Level.WARNING else (Level.ALARM,)
+        self.expect(f"{what}: {finding.probe} notices", finding.level in wanted, found)
+
+    def no_alarm(self, when: str, found: Mapping[str, Finding]) -> None:
+        """Every probe ran, and none alarms."""
+        for finding in found.values():
+            self.expect(
+                f"{when}: {finding.probe} gives no alarm",
+                finding.level not in (None, Level.ALARM),
+                finding.failure or finding.words,
+            )
 
     def accounted(self, name: str, result: IngestResult, sent: int) -> None:
         """The equation holds, nothing is missing and every offset is committed."""

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,8 @@ from prometheus_client import REGISTRY
 from rich.console import Console
 from rich.markup import escape
 
+from monitors.golden.native import write_native
+from monitors.probes.base import Level
 from pipelines.core.errors import ExitCode
 from pipelines.core.index import Hit, Index
 from pipelines.core.metrics import job_metrics
@@ -25,7 +27,9 @@ from pipelines.core.settings import Settings
 from pipelines.demo import show
 from pipelines.demo.broker import EmbeddedBroker
 from pipelines.demo.checks import Checks
-from pipelines.demo.corpus import standard_library
+from pipelines.demo.corpus import Document, standard_library
+from pipelines.demo.damage import DamagedEncoders, OtherPooling, OtherQueryPrompt, flood
+from pipelines.demo.health import Finding, golden_queries, lose, probe
 from pipelines.demo.questions import (
     ABOUT_DELETED,
     ABOUT_REPLACEMENT,
@@ -35,8 +39,10 @@ from pipelines.demo.questions import (
 )
 from pipelines.demo.waves import DELETED, REPLACED, Wave, all_documents, changes, comeback
 from pipelines.demo.workspace import TOPIC, Workspace
+from pipelines.io.kafka.lag import lag_reader
 
 if TYPE_CHECKING:
+    from monitors.encoders import Encoders
     from pipelines.core.versions import Version
     from pipelines.ingest import IngestResult
 
@@ -46,6 +52,12 @@ DEFAULT_DOCUMENTS = 3000
 """Of the 3,700 to 4,200 that Python 3.11 to 3.13 have: enough to be real, a minute's work."""
 
 DEFAULT_FOLDER = Path("plumbline-data/demo")
+
+_FLOOD = 150
+"""Notices of the flood, at least."""
+
+_LOST = 20
+"""Golden documents that vanish, about."""
 
 
 def run_demo(
@@ -93,7 +105,7 @@ def run_demo(
         settings = workspace.settings(broker.address)
         for topic in (settings.dead_letter_topic, settings.replay_topic):
             broker.size(topic)  # the embedded broker makes a topic when somebody asks for it
-        demo = _Demo(console, settings, broker)
+        demo = _Demo(console, settings, broker, workspace.golden_file)
         demo.play(documents or DEFAULT_DOCUMENTS)
         code = demo.verdict()
         if keep and code == ExitCode.OK:
@@ -118,10 +130,13 @@ def _kafka_clients_closed() -> Iterator[None]:
 
 
 class _Demo:
-    def __init__(self, console: Console, settings: Settings, broker: EmbeddedBroker) -> None:
+    def __init__(
+        self, console: Console, settings: Settings, broker: EmbeddedBroker, golden_file: Path
+    ) -> None:
         self.console = console
         self.settings = settings
         self.broker = broker
+        self.golden_file = golden_file
         self.checks = Checks()
         self.runs: list[tuple[str, IngestResult]] = []
         self.version: Version | None = None
@@ -193,6 +208,72 @@ class _Demo:
                 hits = self._ask(index, question)
                 show.answers(self.console, question, hits)
                 self.checks.answer("at the end", question, hits)
+
+        touched = {d.id for d in (*second.deleted, *second.relabelled, *second.updated)}
+        self._watch([document for document in documents if document.id not in touched])
+
+    def _watch(self, documents: list[Document]) -> None:
+        """The monitor: all is well; then something breaks, again and again."""
+        show.headline(self.console, 6, "Is it healthy?")
+        golden = golden_queries(documents)
+        write_native(golden, self.golden_file)
+        self._say(
+            f"A golden set of {len(golden)} queries: the first sentence of a docstring must find",
+            "the docstring. Eight probes look at the index; this run is what later ones are",
+            "compared with.",
+        )
+        first = self._probe()
+        show.findings(self.console, first.values())
+        self.checks.no_alarm("the first look", first)
+
+        show.headline(self.console, 7, "Break it on purpose: who notices?")
+        for what, damage in (
+            ("A library upgrade changes how the monitor's encoder pools", OtherPooling),
+            ("Somebody puts “query: ” before every search", OtherQueryPrompt),
+        ):
+            found = self._probe("canary", encoders=DamagedEncoders(self.settings, damage))
+            self._noticed(what, found, "canary")
+
+        notices = flood(documents, max(_FLOOD, len(documents) // 5), _now_ms())
+        self._say("", "A build bot floods the topic:")
+        result = self._ingest("flood", notices)
+        self.checks.run("flood", notices, result)
+        self._noticed("The flood is in the index", self._probe("drift"), "drift", Level.WARNING)
+
+        assert self.version is not None, "the first run has set it"
+        lost = [query.id for query in golden[:: max(1, len(golden) // _LOST)]]
+        lose(self.settings, self.version.name, lost)
+        found = self._probe("golden", "integrity")
+        self._noticed(
+            f"{len(lost)} documents vanish from the store, without an event", found, "integrity"
+        )
+        self.checks.noticed("lost documents", found["golden"], Level.WARNING)
+
+        self._say("", "The topic still has them. The group's offsets go back to the start:")
+        self.broker.rewind(TOPIC, self.version.group_id)
+        sent = self.broker.size(TOPIC)
+        again = Wave([], {}, [])
+        result = self._ingest("healing", again, total=sent)
+        self.checks.redelivery("healing", result, sent, len(lost))
+        healed = self._probe("golden", "integrity", "fidelity")
+        show.findings(self.console, healed.values())
+        self.checks.no_alarm("healed", healed)
+
+    def _probe(self, *names: str, encoders: Encoders | None = None) -> Mapping[str, Finding]:
+        with self.console.status("The probes look …"):
+            return probe(self.settings, names, encoders=encoders, lag=lag_reader(self.settings))
+
+    def _noticed(
+        self,
+        what: str,
+        found: Mapping[str, Finding],
+        by: str,
+        least: Level = Level.ALARM,
+    ) -> None:
+        """Shows what was broken and what the probes said, and checks that the right one did."""
+        self.console.print(f"\n  [bold]{escape(what)}[/bold]", highlight=False)
+        show.findings(self.console, found.values())
+        self.checks.noticed(what, found[by], least)
 
     def _ingest(self, name: str, wave: Wave, total: int | None = None) -> IngestResult:
         show.wave_contents(self.console, wave)
@@ -285,10 +366,12 @@ def _now_ms() -> int:
 def _next_steps(console: Console, workspace: Workspace) -> None:
     plumbline = _command()
     config = workspace.settings_file
-    show.headline(console, 6, "What to try next")
+    show.headline(console, 8, "What to try next")
     for line in (
         f"{plumbline} search --config {config} 'how do I parse a date?'",
         f"{plumbline} index show --config {config}",
+        f"{plumbline} monitor once --config {config}",
+        f"{plumbline} golden check {workspace.golden_file} --config {config}",
         f"{plumbline} doctor --help",
     ):
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -22,11 +22,13 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from monitors.probes.base import Level
 from pipelines.core.accounting import ACCOUNT
 from pipelines.core.dead_letters import DeadLetter
 from pipelines.core.errors import Reason
 from pipelines.core.index import Hit
 from pipelines.core.plans import Outcome
+from pipelines.demo.health import Finding
 from pipelines.demo.questions import TOP, Question
 from pipelines.demo.waves import Wave
 
@@ -37,6 +39,7 @@ __all__ = [
     "accounting",
     "answers",
     "dead_letters",
+    "findings",
     "headline",
     "progress",
     "speed",
@@ -178,6 +181,25 @@ def answers(
             no_wrap=True,
             overflow="ellipsis",
         )
+
+
+_COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ALARM: "red"}
+
+
+def findings(console: Console, found: Iterable[Finding]) -> None:
+    """What probes said, one line each and as many more as the words take."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in found:
+        if finding.level is None:
+            level, words = "[red]failed[/red]", finding.failure
+        else:
+            colour = _COLOURS.get(finding.level, "dim")
+            level, words = f"[{colour}]{finding.level.value}[/{colour}]", finding.words
+        table.add_row(finding.probe, level, escape(words), style="")
+    console.print(Padding(table, (0, 0, 0, 2), expand=False), highlight=False)
 
 
 def _first_line(text: str) -> str:

@@ -62,11 +62,12 @@ class Wave:
 
 @dataclass(frozen=True)
 class Changes:
-    """The second wave, with the documents it deletes and those that get new metadata."""
+    """The second wave, with the documents it deletes and changes."""
 
     wave: Wave
     deleted: list[Document]
     relabelled: list[Document]
+    updated: list[Document]
 
 
 def all_documents(documents: Sequence[Document], now_ms: int) -> Wave:
@@ -147,7 +148,7 @@ def changes(documents: Sequence[Document], now_ms: int) -> Changes:
         ],
         dict(Counter(reason for reason, _, _ in hostile)),
     )
-    return Changes(wave, deleted, relabelled)
+    return Changes(wave, deleted, relabelled, updated)
 
 
 def comeback(deleted: Sequence[Document], now_ms: int) -> Wave:

@@ -22,6 +22,7 @@ from pipelines.core.settings import (
     KafkaSettings,
     LimitSettings,
     MetricsSettings,
+    MonitorSettings,
     QdrantSettings,
     RetrySettings,
     RuntimeSettings,
@@ -35,6 +36,9 @@ INDEX = "stdlib"
 TOPIC = "documents"
 
 _MARK = ".plumbline-demo"
+
+_SMALLEST_SAMPLE = 100
+"""Vectors for a test of drift: less than a monitor should have, for demos of few documents."""
 
 
 class Workspace:
@@ -58,6 +62,7 @@ class Workspace:
         self.keep = keep
         self.settings_file = folder / "plumbline.yaml"
         self.log_file = folder / "demo.log"
+        self.golden_file = folder / "golden.yaml"
         self._lock: TextIO | None = None
         self._log: TextIO | None = None
         self._settings: Settings | None = None
@@ -106,11 +111,27 @@ class Workspace:
             ingest=IngestSettings(),
             limits=LimitSettings(text_bytes=TEXT_LIMIT_BYTES),
             metrics=MetricsSettings(port=None),
+            monitor=MonitorSettings(**self._monitor()),
             retry=RetrySettings(),
             log_level="info",
             log_format="json",
         )
         return self._settings
+
+    def _monitor(self) -> dict[str, Any]:
+        folder = self.folder.resolve()
+        return {
+            "database_url": f"sqlite:///{folder / 'monitor.db'}",
+            # As fast as it can: nobody else searches here.
+            "golden": {"file": str(folder / "golden.yaml"), "queries_per_second": 10_000.0},
+            "ann": {"queries_per_second": 10_000.0},
+            "drift": {
+                "window": 1000,
+                "minimum_window": _SMALLEST_SAMPLE,
+                "reference": 2000,
+                "minimum_reference": _SMALLEST_SAMPLE,
+            },
+        }
 
     def write_settings(self) -> None:
         """Leaves a settings file with which the other commands find the index."""
@@ -119,6 +140,7 @@ class Workspace:
             "index": INDEX,
             "qdrant": {"path": str((self.folder / "qdrant").resolve())},
             "contract": contract,
+            "monitor": self._monitor(),
         }
         self.settings_file.write_text(
             "# Written by `plumbline demo`: the index it left here.\n"

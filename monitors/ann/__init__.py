@@ -1,0 +1,1 @@
+"""Approximate against exact search: what the ann probe measures with."""

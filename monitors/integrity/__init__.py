@@ -1,0 +1,1 @@
+"""What the integrity probe looks at, one file each: counts, known documents, chunks, vectors."""

@@ -1,0 +1,294 @@
+"""`plumbline monitor`: the service, one round of its probes, references and history."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.cli.flags import (
+    Config,
+    IndexName,
+    Json,
+    QdrantPath,
+    QdrantUrl,
+    impatient,
+    settings_from,
+)
+from pipelines.cli.output import print_json, say
+
+if TYPE_CHECKING:
+    from monitors.probes.base import LagReader
+    from pipelines.core.settings import Settings
+
+__all__ = ["register"]
+
+_STOP_SECONDS = 20.0
+"""Bound of an orderly stop: runs are called off, the lease is freed, the store is closed."""
+
+_group = typer.Typer(
+    no_args_is_help=True, help="Watch a live index: probes on a schedule, in Prometheus metrics."
+)
+_reference = typer.Typer(
+    no_args_is_help=True, help="The sample of vectors that drift is measured against."
+)
+_group.add_typer(_reference, name="reference")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group to the command."""
+    app.add_typer(_group, name="monitor")
+
+
+@_group.command(epilog="Example: plumbline monitor run --port 9109")
+def run(
+    context: typer.Context,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", help="Of /metrics, /healthz and /readyz; 0 for any free one."),
+    ] = None,
+    config: Config = None,
+    index: IndexName = None,
+    qdrant_url: QdrantUrl = None,
+    qdrant_path: QdrantPath = None,
+) -> None:
+    """Run every probe on its schedule until stopped, and serve the metrics.
+
+    Of several that watch the same index one runs the probes; the others stand by, and serve the
+    same metrics where the store is a PostgreSQL. SIGTERM or Ctrl-C stops; a second one at once.
+    """
+    settings = settings_from(
+        context,
+        config=config,
+        index=index,
+        qdrant_url=qdrant_url,
+        qdrant_path=qdrant_path,
+        more={"monitor": {"port": port}},
+        log_level="info",
+    )
+    stop = threading.Event()
+    with _stopping(stop):
+        from monitors.service import MonitorService
+
+        MonitorService(settings, lag=_lag(settings)).run(stop)
+
+
+@_group.command(epilog="Example: plumbline monitor once --probe canary --probe integrity")
+def once(
+    context: typer.Context,
+    probe: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--probe", metavar="NAME", help="Only this one; may be repeated. Default: all."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Look only: the store keeps nothing of it.")
+    ] = False,
+    json: Json = False,
+    config: Config = None,
+    index: IndexName = None,
+    qdrant_url: QdrantUrl = None,
+    qdrant_path: QdrantPath = None,
+) -> None:
+    """Run probes once on the live version and print what they find.
+
+    Exit code 1 on an alarm or where a probe failed, 3 where a service is out of reach, else 0.
+    """
+    settings = settings_from(
+        context, config=config, index=index, qdrant_url=qdrant_url, qdrant_path=qdrant_path
+    )
+    from monitors.once import run_once
+    from pipelines.cli.monitor_output import exit_code_of, print_round, round_as_json
+
+    with _quiet():
+        found = run_once(settings, probe or (), lag=_lag(settings), record=not dry_run)
+    code = exit_code_of(found.runs)
+    if json:
+        print_json(round_as_json(found, code))
+    else:
+        print_round(found)
+    raise typer.Exit(code)
+
+
+@_group.command(epilog="Example: plumbline monitor history --probe drift --limit 20")
+def history(
+    context: typer.Context,
+    probe: Annotated[
+        str | None, typer.Option("--probe", metavar="NAME", help="Only runs of this one.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many.")] = 30,
+    json: Json = False,
+    config: Config = None,
+    index: IndexName = None,
+) -> None:
+    """Show the newest runs that the store keeps."""
+    settings = settings_from(context, config=config, index=index)
+    from monitors.probes import PROBES
+    from monitors.store import open_store
+    from pipelines.cli.monitor_output import print_history, stored_as_json
+
+    if probe is not None and probe not in PROBES:
+        PROBES[probe]  # says which are valid
+    store = open_store(settings.monitor)
+    try:
+        runs = store.history(settings.index, probe=probe, limit=limit)
+    finally:
+        store.close()
+    if json:
+        print_json([stored_as_json(one) for one in runs])
+    else:
+        print_history(runs)
+
+
+@_reference.command(
+    name="set",
+    epilog="Example: plumbline monitor reference set --reason 'spring catalogue is in'",
+)
+def set_(
+    context: typer.Context,
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Why; kept in the history.")
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Default: kind and time.")
+    ] = None,
+    kind: Annotated[
+        str, typer.Option("--kind", metavar="KIND", help="documents or queries.")
+    ] = "documents",
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="WHO", help="Default: you, on this host.")
+    ] = None,
+    json: Json = False,
+    config: Config = None,
+    index: IndexName = None,
+    qdrant_url: QdrantUrl = None,
+    qdrant_path: QdrantPath = None,
+) -> None:
+    """Take what the live version holds now as the reference that drift is measured against."""
+    from pipelines.core.errors import SettingsError
+
+    if not reason.strip():
+        raise SettingsError("--reason is empty: say why, for those who read the history")
+    settings = impatient(
+        settings_from(
+            context, config=config, index=index, qdrant_url=qdrant_url, qdrant_path=qdrant_path
+        )
+    )
+    from dataclasses import asdict
+
+    from monitors.reference import set_reference
+
+    key, kept = set_reference(
+        settings, kind=kind, name=name, reason=reason.strip(), by=by or _who()
+    )
+    if json:
+        print_json({"version": key.version, **asdict(kept)})
+        return
+    say(f"in force: {kept.name}, {kept.rows:,} vectors of {kept.kind} from {key.version}")
+
+
+@_reference.command(epilog="Example: plumbline monitor reference show --json")
+def show(
+    context: typer.Context,
+    json: Json = False,
+    config: Config = None,
+    index: IndexName = None,
+    qdrant_url: QdrantUrl = None,
+    qdrant_path: QdrantPath = None,
+) -> None:
+    """Show the references of the live version, and who put them in force, when and why."""
+    settings = impatient(
+        settings_from(
+            context, config=config, index=index, qdrant_url=qdrant_url, qdrant_path=qdrant_path
+        )
+    )
+    from dataclasses import asdict
+
+    from monitors.reference import show_references
+    from pipelines.cli.monitor_output import print_references
+
+    key, references, events = show_references(settings)
+    if json:
+        print_json(
+            {
+                "version": key.version,
+                "references": [asdict(one) for one in references],
+                "history": [asdict(event) for event in events],
+            }
+        )
+        return
+    print_references(key.version, references, events)
+
+
+def _lag(settings: Settings) -> LagReader | None:
+    """Asks Kafka where a topic is set; the monitor itself knows no Kafka."""
+    if not settings.kafka.topics and settings.kafka.pattern is None:
+        return None
+    from pipelines.io.kafka.lag import lag_reader
+
+    return lag_reader(settings)
+
+
+def _who() -> str:
+    import getpass
+    import socket
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The table says what the probes found: their log lines would say it twice."""
+    import structlog
+
+    with structlog.testing.capture_logs():
+        yield
+
+
+@contextmanager
+def _stopping(stop: threading.Event) -> Iterator[None]:
+    """While the block runs, a signal sets `stop`; a second one, or the bound, ends the process."""
+    done = threading.Event()
+    asked = False
+
+    def leave(text: str, code: int) -> None:
+        # Not through `sys.stderr`: the signal may have come in the middle of a write to it.
+        os.write(2, f"plumbline: {text}\n".encode())
+        sys.stdout.flush()
+        os._exit(code)
+
+    def give_up() -> None:
+        if not done.wait(_STOP_SECONDS):
+            leave(f"did not stop within {_STOP_SECONDS:g} s and left: the lease runs out", 1)
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            leave("left at once: the lease runs out by itself", 128 + number)
+        asked = True
+        os.write(2, f"plumbline: stopping, {_STOP_SECONDS:g} s at most\n".encode())
+        threading.Thread(target=give_up, name="monitor stop", daemon=True).start()
+        stop.set()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        if not asked:
+            done.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)

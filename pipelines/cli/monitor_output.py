@@ -1,0 +1,222 @@
+"""How `plumbline monitor` shows runs and references."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipelines.cli.output import print_table, say, warn
+from pipelines.core.errors import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from monitors.finished import Finished
+    from monitors.once import Round
+    from monitors.store import ReferenceEvent, ReferenceSummary, StoredRun
+
+__all__ = [
+    "exit_code_of",
+    "print_history",
+    "print_references",
+    "print_round",
+    "round_as_json",
+    "stored_as_json",
+]
+
+_STYLES = {
+    "ok": "green",
+    "warning": "yellow",
+    "alarm": "bold red",
+    "undecided": "cyan",
+    "failed": "magenta",
+}
+_OUT_OF_REACH = ("unavailable", "service_refused", "history")
+_FIGURES = 4
+
+
+def exit_code_of(runs: Sequence[Finished]) -> int:
+    """1 on an alarm, 3 where a service is out of reach, 1 where a probe failed, else 0.
+
+    A result that was dropped because the alias moved is neither.
+    """
+    levels = {run.result.level.value for run in runs if run.result is not None}
+    if "alarm" in levels:
+        return ExitCode.NO
+    failures = {run.failure for run in runs if run.failure}
+    if failures & set(_OUT_OF_REACH):
+        return ExitCode.UNAVAILABLE
+    return ExitCode.NO if failures else ExitCode.OK
+
+
+def print_round(found: Round) -> None:
+    """A table: probe, level, words, and the figures that matter most."""
+    from rich.text import Text
+
+    say(found.key.version)
+    rows = []
+    for run in found.runs:
+        level, words = _level(run), run.message if run.result is None else run.result.words
+        rows.append(
+            (run.probe, Text(level, _STYLES.get(level, "")), words, _key_figures(run), _time(run))
+        )
+    print_table(["probe", "level", "words", "figures", "seconds"], rows, right=["seconds"])
+    if found.note:
+        warn(found.note)
+
+
+def _level(run: Finished) -> str:
+    return run.outcome.value if run.result is None else run.result.level.value
+
+
+def _time(run: Finished) -> str:
+    return f"{run.seconds:.1f}"
+
+
+def _key_figures(run: Finished) -> str:
+    """The statistical side, then the first figures, one a line."""
+    if run.result is None:
+        return run.failure
+    evidence = run.result.evidence
+    lines = []
+    if evidence is not None:
+        for label, value in (
+            ("effect", evidence.effect),
+            ("p", evidence.p_value),
+            ("e", evidence.e_value),
+        ):
+            if value is not None:
+                lines.append(f"{label} {value:.3g}")
+        lines += [f"{sample} {size:,}" for sample, size in evidence.samples.items()]
+    for figure in list(run.result.figures)[:_FIGURES]:
+        name = figure.family.name.removeprefix("plumbline_")
+        labels = f" {'/'.join(figure.labels)}" if figure.labels else ""
+        lines.append(f"{name}{labels} {figure.value:.4g}")
+    return "\n".join(lines)
+
+
+def round_as_json(found: Round, exit_code: int) -> dict[str, Any]:
+    """The round for programs."""
+    return {
+        "index": found.key.index,
+        "version": found.key.version,
+        "recorded": found.recorded,
+        "note": found.note,
+        "exit_code": exit_code,
+        "probes": [_finished_as_json(run) for run in found.runs],
+    }
+
+
+def _finished_as_json(run: Finished) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from monitors.store.values import plain
+
+    shown: dict[str, Any] = {
+        "probe": run.probe,
+        "outcome": run.outcome.value,
+        "started_at": run.started_at.isoformat(timespec="milliseconds"),
+        "seconds": round(run.seconds, 3),
+        "failure": run.failure or None,
+        "message": run.message or None,
+    }
+    result = run.result
+    if result is not None:
+        shown |= {
+            "level": result.level.value,
+            "reason": result.reason,
+            "words": result.words,
+            "evidence": None if result.evidence is None else plain(asdict(result.evidence)),
+            "figures": [
+                {
+                    "name": figure.family.name,
+                    "labels": dict(zip(figure.family.labels, figure.labels, strict=False)),
+                    "value": plain(float(figure.value)),
+                }
+                for figure in result.figures
+            ],
+            "details": plain(result.details),
+        }
+    return shown
+
+
+def stored_as_json(run: StoredRun) -> dict[str, Any]:
+    """A run of the history for programs."""
+    return {
+        "id": run.id,
+        "version": run.key.version,
+        "probe": run.probe,
+        "outcome": run.outcome.value,
+        "started_at": run.started_at.isoformat(timespec="milliseconds"),
+        "seconds": round(run.seconds, 3),
+        "failure": run.failure or None,
+        "message": run.message or None,
+        "level": None if run.level is None else run.level.value,
+        "reason": run.reason or None,
+        "words": run.words or None,
+        "evidence": dict(run.evidence),
+        "details": dict(run.details),
+    }
+
+
+def print_history(runs: Sequence[StoredRun]) -> None:
+    """A table of runs, the newest first."""
+    if not runs:
+        say("no runs yet: `plumbline monitor once` makes one of each probe")
+        return
+    print_table(
+        ["started (UTC)", "probe", "level", "words", "seconds"],
+        [
+            (
+                f"{run.started_at:%Y-%m-%d %H:%M:%S}",
+                run.probe,
+                run.outcome.value if run.level is None else run.level.value,
+                run.words or f"{run.failure}: {run.message}",
+                f"{run.seconds:.1f}",
+            )
+            for run in runs
+        ],
+        right=["seconds"],
+    )
+
+
+def print_references(
+    version: str, references: Sequence[ReferenceSummary], events: Sequence[ReferenceEvent]
+) -> None:
+    """What there is, and who put it there."""
+    say(version)
+    if references:
+        print_table(
+            ["kind", "name", "in force", "vectors", "taken (UTC)", "by", "reason"],
+            [
+                (
+                    one.kind,
+                    one.name,
+                    "yes" if one.in_force else "",
+                    f"{one.rows:,}",
+                    f"{one.created_at:%Y-%m-%d %H:%M:%S}",
+                    one.created_by,
+                    one.reason,
+                )
+                for one in references
+            ],
+            right=["vectors"],
+        )
+    else:
+        say("no reference yet: `plumbline monitor reference set --reason …` takes one")
+    past = [event for event in events if event.key.version != version]
+    if past:
+        say("earlier versions")
+        print_table(
+            ["version", "kind", "name", "taken (UTC)", "by", "reason"],
+            [
+                (
+                    event.key.version,
+                    event.kind,
+                    event.name,
+                    f"{event.at:%Y-%m-%d %H:%M:%S}",
+                    event.by,
+                    event.reason,
+                )
+                for event in past
+            ],
+        )

@@ -1,0 +1,228 @@
+"""An index that lives: real documents come, change and go, day by day, while probes look at it.
+
+The topic is parts of real abstracts, two sentences each, so that sixty days need no document
+twice. Beside it lies a corpus with judged queries, which nobody touches but the damages.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+from monitors.probes.base import Probe, ProbeResult
+from pipelines.core.encoder import PACKAGED_MODEL, load_encoder
+from pipelines.core.settings import ContractSettings, RuntimeSettings
+from tests.support.corpora import Corpus, Document
+from tests.support.probing import FIRST_TIMESTAMP, Remembering, Watched
+
+__all__ = ["DAY_MS", "NEEDS", "World", "parts", "real_encoder"]
+
+NEEDS = ("arxiv-2025", "scifact", "banking77")
+
+DAY_MS = 86_400_000
+
+_SENTENCES = 2
+_OLD = 2000
+"""Documents of the stream before its first day."""
+_JUDGED_CORPUS = 1200
+"""Documents of the corpus with judged queries."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some sentences of an abstract, and the category it was filed under."""
+
+    document: Document
+    label: str
+
+
+@cache
+def parts() -> tuple[Part, ...]:
+    """Every two sentences of every abstract, in the order of the file."""
+    corpus = Corpus("arxiv-2025")
+    found = []
+    for row in corpus._rows("corpus.jsonl"):
+        sentences = re.split(r"(?<=[.!?])\s+(?=[A-Z])", row["text"])
+        for number in range(0, len(sentences), _SENTENCES):
+            text = " ".join(sentences[number : number + _SENTENCES])
+            if 60 <= len(text) <= 700:
+                identity = f"{row['_id']}/{number // _SENTENCES}"
+                found.append(Part(Document(identity, "", text), row["label"]))
+    return tuple(found)
+
+
+@cache
+def real_encoder() -> Any:
+    """The packaged model, which encodes a text once a process."""
+    contract = ContractSettings(model=PACKAGED_MODEL)
+    return Remembering(load_encoder(contract, RuntimeSettings(device="cpu", threads=1)))
+
+
+@cache
+def judged() -> tuple[tuple[Document, ...], dict[str, str], dict[str, dict[str, int]]]:
+    """Documents, queries and judgements: all judged documents and some more."""
+    corpus = Corpus("scifact")
+    qrels = corpus.qrels()
+    wanted = {document for grades in qrels.values() for document in grades}
+    documents = corpus.documents()
+    kept = [document for document in documents if document.id in wanted]
+    kept += [d for d in documents if d.id not in wanted][: _JUDGED_CORPUS - len(kept)]
+    queries = {query: text for query, text in corpus.queries().items() if query in qrels}
+    return tuple(kept), queries, qrels
+
+
+@dataclass
+class World(AbstractContextManager["World"]):
+    """One index over some days.
+
+    Parameters
+    ----------
+    directory
+        For the embedded store.
+    seed
+        Of the order in which documents come and of what happens to them.
+    per_day
+        New documents a day; as many old ones of the stream are deleted, so that the index keeps
+        its size, unless `growing`.
+    wobble
+        How much the mix of categories changes from day to day: each category's weight is
+        multiplied by a log-normal of this spread.
+    duplicates
+        Share of a day's documents that come once more under another id.
+    """
+
+    directory: Path
+    seed: int
+    per_day: int = 500
+    wobble: float = 0.0
+    duplicates: float = 0.0
+    growing: bool = False
+    with_judged: bool = False
+    encoder: Any = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.dice = random.Random(self.seed)
+        self._fresh = list(parts())
+        self.dice.shuffle(self._fresh)
+        self.day = 0
+        self._alive: list[str] = []
+        own = self.encoder or real_encoder()
+        self.watched = Watched(self.directory, encoder=own, settings=self.settings)
+        self.own = own
+        if self.with_judged:
+            # Long ago, so that no day's window holds them.
+            self.watched.write(judged()[0], at=FIRST_TIMESTAMP - 400 * DAY_MS)
+        old = self._take(_OLD)
+        step = 20 * DAY_MS // len(old)
+        self.watched.write(old, at=FIRST_TIMESTAMP - 20 * DAY_MS, step_ms=step)
+        self._alive.extend(document.id for document in old)
+        self.end_day()
+
+    def __exit__(self, *_: object) -> None:
+        self.watched.__exit__()
+
+    def fork(self, directory: Path) -> Self:
+        """The same index once more, at this moment, in another folder; this one is closed."""
+        self.watched.__exit__()
+        shutil.copytree(self.directory, directory)
+        other = copy.copy(self)
+        other.directory = directory
+        other.dice = copy.deepcopy(self.dice)
+        other._fresh = list(self._fresh)
+        other._alive = list(self._alive)
+        before = self.watched
+        other.watched = Watched(directory, encoder=self.own, settings=self.settings)
+        for name in ("references", "state", "baseline"):
+            setattr(other.watched, name, copy.deepcopy(getattr(before, name)))
+        other.watched.now = before.now
+        other.watched._offset, other.watched._runs = before._offset, before._runs
+        return other
+
+    @property
+    def start_ms(self) -> int:
+        """When the present day began."""
+        return FIRST_TIMESTAMP + self.day * DAY_MS
+
+    def take(self, count: int, label: str | None = None) -> list[Document]:
+        """Documents that have not come yet, of one category or of any."""
+        return self._take(count, label)
+
+    def live(self, extra: Sequence[Document] = (), *, instead: bool = True, **write: Any) -> None:
+        """One day: new documents come, old ones are deleted, metadata changes, some come twice.
+
+        Parameters
+        ----------
+        extra
+            Documents of a damage, among the day's own.
+        instead
+            Whether they take the place of as many others.
+        write
+            Further arguments of `Watched.write`: a damaged encoder.
+        """
+        count = self.per_day - (len(extra) if instead else 0)
+        today = self._take(count) + list(extra)
+        twice = self.dice.sample(today, round(self.duplicates * len(today)))
+        today += [Document(f"{d.id}/again", d.title, d.text) for d in twice]
+        self.dice.shuffle(today)
+        self.watched.write(today, at=self.start_ms, step_ms=DAY_MS // (len(today) + 1), **write)
+        if not self.growing:
+            gone, self._alive = self._alive[: len(today)], self._alive[len(today) :]
+            self.watched.delete(gone, at=self.start_ms + DAY_MS - len(gone) - 1)
+        self._alive.extend(document.id for document in today)
+        self.end_day()
+
+    def end_day(self) -> None:
+        """Midnight: what the probes see is the day that has just ended."""
+        self.day += 1
+        from datetime import UTC, datetime
+
+        self.watched.now = datetime.fromtimestamp(self.start_ms / 1000, UTC)
+
+    def look(self, probe: Probe, **arguments: Any) -> ProbeResult:
+        """Runs a probe."""
+        return self.watched.run(probe, **arguments)
+
+    def golden_file(self, path: Path) -> Path:
+        """The judged queries in BEIR's layout; the folder."""
+        import json
+
+        _, queries, qrels = judged()
+        path.mkdir(exist_ok=True)
+        with (path / "queries.jsonl").open("w", encoding="utf-8") as file:
+            for query, text in queries.items():
+                file.write(json.dumps({"_id": query, "text": text}) + "\n")
+        with (path / "qrels.tsv").open("w", encoding="utf-8") as file:
+            file.write("query-id\tcorpus-id\tscore\n")
+            for query, grades in qrels.items():
+                for document, grade in grades.items():
+                    file.write(f"{query}\t{document}\t{grade}\n")
+        return path
+
+    def _take(self, count: int, label: str | None = None) -> list[Document]:
+        if label is not None:
+            chosen = [part for part in self._fresh if part.label == label][:count]
+            assert len(chosen) == count, f"only {len(chosen)} documents of {label} are left"
+        elif self.wobble:
+            chosen = self._wobbled(count)
+        else:
+            chosen = self._fresh[:count]
+        used = {part.document.id for part in chosen}
+        self._fresh = [part for part in self._fresh if part.document.id not in used]
+        assert len(chosen) == count, "the documents have run out"
+        return [part.document for part in chosen]
+
+    def _wobbled(self, count: int) -> list[Part]:
+        labels = sorted({part.label for part in self._fresh})
+        weight = {label: self.dice.lognormvariate(0, self.wobble) for label in labels}
+        # The smallest of exponential waiting times: sampling without replacement by weight.
+        ranked = sorted(self._fresh, key=lambda p: self.dice.expovariate(1.0) / weight[p.label])
+        return ranked[:count]
