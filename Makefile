@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install servers demo check test test-system bench acceptance lock clean
+.PHONY: help install servers demo check test test-system bench acceptance generate lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -25,7 +25,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 servers: $(STAMP) ## Fetch the real servers that the system tests start (Java 17 and Maven are needed)
-	@$(BIN)/python deploy/local/install.py kafka flink
+	@$(BIN)/python deploy/local/install.py kafka flink postgres prometheus
 
 demo: $(STAMP) ## Watch documents flow from a topic into a searchable index, all on this machine
 	@$(BIN)/plumbline demo
@@ -47,6 +47,9 @@ bench: $(STAMP) ## Measure throughput, redelivery and memory; ratios within one 
 
 acceptance: servers ## The long runs, of which CI does a short seed
 	PLUMBLINE_TEST_ACCEPTANCE=1 $(BIN)/pytest tests/system -m acceptance
+
+generate: $(STAMP) ## Write what is generated: the table of all metrics
+	$(BIN)/python -m monitors.document > docs/metrics.md
 
 lock: ## Resolve the lock file anew from pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
