@@ -40,7 +40,9 @@ INDEXED = FigureFamily(
     "plumbline_ann_indexed_vectors", "Vectors that the graph holds, by the engine.", unit="vectors"
 )
 INDEXING = FigureFamily(
-    "plumbline_ann_indexing_state", "1 while the engine optimises its segments, else 0.", unit="0 or 1"
+    "plumbline_ann_indexing_state",
+    "1 while the engine optimises its segments, else 0.",
+    unit="0 or 1",
 )
 
 FAMILIES: tuple[FigureFamily, ...] = (

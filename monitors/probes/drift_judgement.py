@@ -33,8 +33,6 @@ __all__ = ["Current", "Judgement", "judge"]
 _NORM_TOLERANCE = 0.01
 """Relative; rounding of bfloat16 is below it."""
 _NAMED = 20
-_SAME = 1e-6
-"""Largest difference of a component between copies of one vector: rounding leaves 1e-7."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def judge(
     try:
         test = two_sample_test(
             reference.vectors,
-            _snapped(reference, current),
+            current.vectors,
             permutations=settings.permutations,
             random=context.random,
             deadline=context.deadline,
@@ -151,24 +149,6 @@ def judge(
         words = f"{words}. {found.words}"
         details["explanation"] = _plain(found)
     return Judgement(level, reason, words, details, kept, test, decision)
-
-
-def _snapped(reference: Reference, current: Current) -> Vectors:
-    """The window, with vectors of the reference's own documents bit by bit as they are there.
-
-    A document sent again without a change is written with its stored vector, which a cosine
-    collection scales once more: the last bit moves, and a copy would no longer count as one.
-    """
-    rows: dict[str, list[int]] = {}
-    for row, document_id in enumerate(reference.document_ids):
-        rows.setdefault(document_id, []).append(row)
-    vectors = current.vectors.copy()
-    for number, document_id in enumerate(current.ids):
-        for row in rows.get(document_id, ()):
-            if np.allclose(vectors[number], reference.vectors[row], rtol=0, atol=_SAME):
-                vectors[number] = reference.vectors[row]
-                break
-    return vectors
 
 
 def reference_key(reference: Reference) -> str:

@@ -52,7 +52,9 @@ class OtherPooling(_Damaged):
     def _model(self) -> Any:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Pooling
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of reading tensors
         place = find_model(self._encoder.contract.model_name).place
         own = SentenceTransformer(place, device="cpu")
         return SentenceTransformer(

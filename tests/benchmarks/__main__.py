@@ -10,7 +10,15 @@ from tests.benchmarks.bench import quiet
 from tests.benchmarks.table import machine
 from tests.support.corpora import missing
 
-NAMES = ("throughput", "redelivery", "conditional", "memory", "chunking")
+NAMES = (
+    "throughput",
+    "redelivery",
+    "conditional",
+    "memory",
+    "chunking",
+    "drift_cost",
+    "drift_table",
+)
 
 
 def main(names: list[str]) -> int:

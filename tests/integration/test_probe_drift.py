@@ -137,4 +137,5 @@ def test_harmless_windows_warn_at_the_nominal_rate(watched: Watched, texts, kind
         assert result.level in (Level.OK, Level.WARNING)
         warned += result.level is Level.WARNING
     print(f"{kind}: {warned} of {seeds}")
-    assert warned <= (5 if acceptance else 2)
+    # At the nominal rate of .05, more than 4 of 20 or 1 of 3 come about in less than 1 % of runs.
+    assert warned <= (4 if acceptance else 1)
