@@ -39,7 +39,6 @@ from pipelines.demo.questions import (
 )
 from pipelines.demo.waves import DELETED, REPLACED, Wave, all_documents, changes, comeback
 from pipelines.demo.workspace import TOPIC, Workspace
-from pipelines.io.kafka.lag import lag_reader
 
 if TYPE_CHECKING:
     from monitors.encoders import Encoders
@@ -260,6 +259,9 @@ class _Demo:
         self.checks.no_alarm("healed", healed)
 
     def _probe(self, *names: str, encoders: Encoders | None = None) -> Mapping[str, Finding]:
+        # Comes with Beam, which is not to be imported before the log is set up.
+        from pipelines.io.kafka.lag import lag_reader
+
         with self.console.status("The probes look …"):
             return probe(self.settings, names, encoders=encoders, lag=lag_reader(self.settings))
 

@@ -31,10 +31,6 @@ DAY_MS = 86_400_000
 
 _SENTENCES = 2
 _PARTS = 16_000
-_OLD = 2000
-"""Documents of the stream before its first day."""
-_JUDGED_CORPUS = 1200
-"""Documents of the corpus with judged queries."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +66,14 @@ def real_encoder() -> Any:
 
 
 @cache
-def judged() -> tuple[tuple[Document, ...], dict[str, str], dict[str, dict[str, int]]]:
-    """Documents, queries and judgements: all judged documents and some more."""
+def judged(count: int) -> tuple[tuple[Document, ...], dict[str, str], dict[str, dict[str, int]]]:
+    """So many documents, all judged ones among them, the queries, and the judgements."""
     corpus = Corpus("scifact")
     qrels = corpus.qrels()
     wanted = {document for grades in qrels.values() for document in grades}
     documents = corpus.documents()
     kept = [document for document in documents if document.id in wanted]
-    kept += [d for d in documents if d.id not in wanted][: _JUDGED_CORPUS - len(kept)]
+    kept += [d for d in documents if d.id not in wanted][: count - len(kept)]
     queries = {query: text for query, text in corpus.queries().items() if query in qrels}
     return tuple(kept), queries, qrels
 
@@ -95,6 +91,10 @@ class World(AbstractContextManager["World"]):
     per_day
         New documents a day; as many old ones of the stream are deleted, so that the index keeps
         its size, unless `growing`.
+    old
+        Documents of the stream before its first day.
+    judged_documents
+        Documents of the corpus with judged queries; 0 for none.
     wobble
         How much the mix of categories changes from day to day: each category's weight is
         multiplied by a log-normal of this spread.
@@ -105,10 +105,11 @@ class World(AbstractContextManager["World"]):
     directory: Path
     seed: int
     per_day: int = 500
+    old: int = 2000
+    judged_documents: int = 1200
     wobble: float = 0.0
     duplicates: float = 0.0
     growing: bool = False
-    with_judged: bool = False
     encoder: Any = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -121,10 +122,10 @@ class World(AbstractContextManager["World"]):
         own = self.encoder or real_encoder()
         self.watched = Watched(self.directory, encoder=own, settings=self.settings)
         self.own = own
-        if self.with_judged:
+        if self.judged_documents:
             # Long ago, so that no day's window holds them.
-            self.watched.write(judged()[0], at=FIRST_TIMESTAMP - 400 * DAY_MS)
-        old = self._take(_OLD)
+            self.watched.write(judged(self.judged_documents)[0], at=FIRST_TIMESTAMP - 400 * DAY_MS)
+        old = self._take(self.old)
         step = 20 * DAY_MS // len(old)
         self.watched.write(old, at=FIRST_TIMESTAMP - 20 * DAY_MS, step_ms=step)
         self._alive.extend(document.id for document in old)
@@ -198,7 +199,7 @@ class World(AbstractContextManager["World"]):
         """The judged queries in BEIR's layout; the folder."""
         import json
 
-        _, queries, qrels = judged()
+        _, queries, qrels = judged(self.judged_documents)
         path.mkdir(exist_ok=True)
         with (path / "queries.jsonl").open("w", encoding="utf-8") as file:
             for query, text in queries.items():

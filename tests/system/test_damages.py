@@ -31,7 +31,9 @@ from tests.support.damage import damaged, fine_tuned
 from tests.support.world import DAY_MS, NEEDS, World, judged
 
 pytestmark = [pytest.mark.timeout(7200)]
-if (REASON := missing(*NEEDS, "stsb")) is not None:
+PAIRS = DATA / "stsb" / "en-train.csv"
+REASON = missing(*NEEDS) or (None if PAIRS.is_file() else f"there is no {PAIRS}")
+if REASON is not None:
     pytestmark.append(pytest.mark.skip(reason=REASON))
 
 ACCEPTANCE = os.environ.get("PLUMBLINE_TEST_ACCEPTANCE") == "1"
@@ -41,6 +43,10 @@ LEAST = 0.95
 GOOD_DAYS = 21
 """Of ordinary life before a damage that shows over days: what the control needs to be trusted."""
 WINDOWS = 3
+# The short seed encodes a third of the texts, so its days are smaller and its floods larger.
+PER_DAY, OLD, JUDGED = (500, 2000, 1200) if ACCEPTANCE else (200, 1000, 400)
+FLOOD, NEW, REPEATED = (0.20, 0.05, 0.10) if ACCEPTANCE else (0.50, 0.20, 0.40)
+DRIFT = {} if ACCEPTANCE else {"minimum_window": 150, "minimum_reference": 800}
 
 BOILERPLATE = (
     "This record was exported automatically by the document service. It may contain confidential "
@@ -94,30 +100,30 @@ def _changed_monitor(kind: str) -> Callable[[World], dict[str, object]]:
 def _mixed_models(world: World) -> dict[str, object]:
     """A second model, close to the first, writes 60 documents past every check."""
     world.live()
-    other = fine_tuned(DATA / "stsb" / "en-train.csv")
+    other = fine_tuned(PAIRS)
     documents = world.take(60)
     world.watched.write(documents, at=world.start_ms - DAY_MS // 2, encoder=other)
     return {}
 
 
 def _topic_flood(world: World) -> dict[str, object]:
-    """A fifth of the day is of one category."""
-    world.live(world.take(world.per_day // 5, world.flood))
+    """Much of the day is of one category."""
+    world.live(world.take(round(world.per_day * FLOOD), world.flood))
     return {}
 
 
 def _new_domain(world: World) -> dict[str, object]:
-    """A twentieth of the day is what customers ask a bank."""
+    """Some of the day is what customers ask a bank."""
     rows = Corpus("banking77").documents()
-    chosen = world.dice.sample(rows, world.per_day // 20)
+    chosen = world.dice.sample(rows, round(world.per_day * NEW))
     day = [Document(f"bank/{world.day}/{d.id}", d.title, d.text) for d in chosen]
     world.live(day)
     return {}
 
 
 def _boilerplate(world: World) -> dict[str, object]:
-    """A tenth of the day begins with the same words."""
-    chosen = world.take(world.per_day // 10)
+    """Some of the day begins with the same words."""
+    chosen = world.take(round(world.per_day * REPEATED))
     world.live([Document(d.id, d.title, BOILERPLATE + d.text) for d in chosen])
     return {}
 
@@ -137,7 +143,9 @@ def _lost_golden_documents(world: World) -> dict[str, object]:
     """A tenth of the judged documents is gone."""
     world.live()
     watched = world.watched
-    ids = sorted({document for grades in judged()[2].values() for document in grades})
+    ids = sorted(
+        {document for grades in judged(world.judged_documents)[2].values() for document in grades}
+    )
     points = [
         point_id(watched.version.index, document, 0)
         for document in world.dice.sample(ids, len(ids) // 10)
@@ -149,7 +157,7 @@ def _lost_golden_documents(world: World) -> dict[str, object]:
 def _half_migrated(world: World) -> dict[str, object]:
     """A third of the judged documents is written anew with another pooling."""
     world.live()
-    documents = list(judged()[0])
+    documents = list(judged(world.judged_documents)[0])
     world.dice.shuffle(documents)
     some = [Document(d.id, d.title, d.text + " ") for d in documents[: len(documents) // 3]]
     world.watched.write(some, at=world.start_ms - 400, encoder=damaged("wrong_pooling"))
@@ -174,9 +182,9 @@ DAMAGES = (
     Damage("mixed models", FidelityProbe, _mixed_models),
     Damage("lost documents", IntegrityProbe, _lost_documents),
     Damage("stalled ingest", FreshnessProbe, _stalled),
-    Damage("topic flood, 20 %", DriftProbe, _topic_flood, WINDOWS),
-    Damage("new domain, 5 %", DriftProbe, _new_domain, WINDOWS),
-    Damage("boilerplate on 10 %", DriftProbe, _boilerplate, WINDOWS),
+    Damage(f"topic flood, {FLOOD:.0%}", DriftProbe, _topic_flood, WINDOWS),
+    Damage(f"new domain, {NEW:.0%}", DriftProbe, _new_domain, WINDOWS),
+    Damage(f"boilerplate on {REPEATED:.0%}", DriftProbe, _boilerplate, WINDOWS),
     Damage("lost golden documents", GoldenProbe, _lost_golden_documents, WINDOWS),
     Damage("another pooling in a third of the golden", GoldenProbe, _half_migrated, WINDOWS),
 )
@@ -186,9 +194,17 @@ DAMAGES = (
 def living(directory: Path, seed: int, **arguments: object) -> Iterator[World]:
     """A world of this seed with judged documents and their queries."""
     golden = directory / "golden"
-    settings = {"monitor": {"golden": {"file": str(golden), "queries_per_second": 1e6}}}
+    settings = {
+        "monitor": {"golden": {"file": str(golden), "queries_per_second": 1e6}, "drift": DRIFT}
+    }
     with World(
-        directory / "store", seed, with_judged=True, settings=settings, **arguments
+        directory / "store",
+        seed,
+        per_day=PER_DAY,
+        old=OLD,
+        judged_documents=JUDGED,
+        settings=settings,
+        **arguments,
     ) as world:
         world.golden_file(golden)
         yield world
