@@ -98,6 +98,8 @@ class World(AbstractContextManager["World"]):
     wobble
         How much the mix of categories changes from day to day: each category's weight is
         multiplied by a log-normal of this spread.
+    kept_back
+        A category and how many of its documents do not come by themselves, for a flood.
     duplicates
         Share of a day's documents that come once more under another id.
     """
@@ -110,6 +112,7 @@ class World(AbstractContextManager["World"]):
     wobble: float = 0.0
     duplicates: float = 0.0
     growing: bool = False
+    kept_back: tuple[str, int] | None = None
     encoder: Any = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -117,6 +120,12 @@ class World(AbstractContextManager["World"]):
         self.dice = random.Random(self.seed)
         self._fresh = list(parts())
         self.dice.shuffle(self._fresh)
+        self._reserve: list[Part] = []
+        if self.kept_back is not None:
+            label, count = self.kept_back
+            self._reserve = [part for part in self._fresh if part.label == label][:count]
+            reserved = {part.document.id for part in self._reserve}
+            self._fresh = [part for part in self._fresh if part.document.id not in reserved]
         self.day = 0
         self._alive: list[str] = []
         own = self.encoder or real_encoder()
@@ -142,6 +151,7 @@ class World(AbstractContextManager["World"]):
         other.directory = directory
         other.dice = copy.deepcopy(self.dice)
         other._fresh = list(self._fresh)
+        other._reserve = list(self._reserve)
         other._alive = list(self._alive)
         before = self.watched
         other.watched = Watched(directory, encoder=self.own, settings=self.settings)
@@ -156,9 +166,15 @@ class World(AbstractContextManager["World"]):
         """When the present day began."""
         return FIRST_TIMESTAMP + self.day * DAY_MS
 
-    def take(self, count: int, label: str | None = None) -> list[Document]:
-        """Documents that have not come yet, of one category or of any."""
-        return self._take(count, label)
+    def take(self, count: int) -> list[Document]:
+        """Documents that have not come yet."""
+        return self._take(count)
+
+    def flood(self, count: int) -> list[Document]:
+        """Documents of the category that was kept back."""
+        chosen, self._reserve = self._reserve[:count], self._reserve[count:]
+        assert len(chosen) == count, "too few were kept back"
+        return [part.document for part in chosen]
 
     def live(self, extra: Sequence[Document] = (), *, instead: bool = True, **write: Any) -> None:
         """One day: new documents come, old ones are deleted, metadata changes, some come twice.
@@ -211,14 +227,8 @@ class World(AbstractContextManager["World"]):
                     file.write(f"{query}\t{document}\t{grade}\n")
         return path
 
-    def _take(self, count: int, label: str | None = None) -> list[Document]:
-        if label is not None:
-            chosen = [part for part in self._fresh if part.label == label][:count]
-            assert len(chosen) == count, f"only {len(chosen)} documents of {label} are left"
-        elif self.wobble:
-            chosen = self._wobbled(count)
-        else:
-            chosen = self._fresh[:count]
+    def _take(self, count: int) -> list[Document]:
+        chosen = self._wobbled(count) if self.wobble else self._fresh[:count]
         used = {part.document.id for part in chosen}
         self._fresh = [part for part in self._fresh if part.document.id not in used]
         assert len(chosen) == count, "the documents have run out"
