@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_DOCUMENTS", "DEFAULT_FOLDER", "run_demo"]
 
-DEFAULT_DOCUMENTS = 3000
+DEFAULT_DOCUMENTS = 2000
 """Of the 3,700 to 4,200 that Python 3.11 to 3.13 have: enough to be real, a minute's work."""
 
 DEFAULT_FOLDER = Path("plumbline-data/demo")
@@ -75,7 +75,7 @@ def run_demo(
         kept. A demo's folder is emptied at the start, so that it can run again; any other one
         is left alone.
     documents
-        How many docstrings of the standard library, at most; default 3,000.
+        How many docstrings of the standard library, at most; default 2,000.
     keep
         Keep the index at the end, so that it can be searched.
     console
@@ -233,7 +233,7 @@ class _Demo:
             found = self._probe("canary", encoders=DamagedEncoders(self.settings, damage))
             self._noticed(what, found, "canary")
 
-        notices = flood(documents, max(_FLOOD, len(documents) // 5), _now_ms())
+        notices = flood(documents, max(_FLOOD, len(documents) // 10), _now_ms())
         self._say("", "A build bot floods the topic:")
         result = self._ingest("flood", notices)
         self.checks.run("flood", notices, result)
