@@ -17,6 +17,9 @@
         ├── RequestRefusedError       the store answered that a request is not valid
         ├── CommitError               offsets could not be committed
         ├── DataLossError             the topic dropped records that this job has not read
+        ├── RolloutStateError         the rollout's state does not allow this step
+        ├── RolloutConflictError      another process moved the rollout, or one is under way
+        ├── GateError                 the candidate was not shown to be good enough
         └── ServiceUnavailableError   exit code 3: Kafka, Qdrant or the model is out of reach
             └── ServiceRefusedError       it answers, and says no: login, permission, TLS
 
@@ -37,12 +40,15 @@ __all__ = [
     "ContractMismatchError",
     "DataLossError",
     "ExitCode",
+    "GateError",
     "IndexMissingError",
     "LeaseHeldError",
     "ModelError",
     "PlumblineError",
     "Reason",
     "RequestRefusedError",
+    "RolloutConflictError",
+    "RolloutStateError",
     "ServiceRefusedError",
     "ServiceUnavailableError",
     "SettingsError",
@@ -216,6 +222,25 @@ class DataLossError(SystemicError):
 
     Operator action: decide with `kafka.on_data_loss: continue` (and re-publish what is missing),
     or build the version anew.
+    """
+
+
+class RolloutStateError(SystemicError):
+    """The rollout's state does not allow this step. Operator action: the message names the next."""
+
+
+class RolloutConflictError(SystemicError):
+    """Another process moved the rollout, or one is under way.
+
+    Operator action: `plumbline rollout status`, then the command that it names.
+    """
+
+
+class GateError(SystemicError):
+    """The candidate was refused, or there was not enough to tell.
+
+    Operator action: mend the candidate, enlarge the golden set, or force the promotion with a
+    written reason.
     """
 
 

@@ -40,6 +40,7 @@ from pydantic_settings import (
 from pipelines.core.errors import SettingsError
 from pipelines.core.monitor_settings import MonitorSettings
 from pipelines.core.position import OrderBy
+from pipelines.core.rollout_settings import RolloutSettings
 from pipelines.core.section import PositiveSeconds, Section
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "MonitorSettings",
     "QdrantSettings",
     "RetrySettings",
+    "RolloutSettings",
     "RuntimeSettings",
     "Settings",
     "load_settings",
@@ -403,6 +405,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     metrics: MetricsSettings = MetricsSettings()
     monitor: MonitorSettings = MonitorSettings()
+    rollout: RolloutSettings = RolloutSettings()
     retry: RetrySettings = RetrySettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
