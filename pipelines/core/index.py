@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from pipelines.core.encoder import Encoder
 
-__all__ = ["Hit", "Index", "encoder_for"]
+__all__ = ["Hit", "Index", "contract_for", "encoder_for"]
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Hit:
     metadata: dict[str, Any] = field(repr=False)
 
 
-def encoder_for(version: Version, settings: Settings) -> Encoder:
-    """The encoder this version was written with, loaded in this process.
+def contract_for(version: Version, settings: Settings) -> ContractSettings:
+    """What this process loads to get the encoder this version was written with.
 
     The version's own contract says which; the settings' contract is used where it is the same
     but for the model's name (a local path here, a hub name there).
@@ -69,6 +69,15 @@ def encoder_for(version: Version, settings: Settings) -> Encoder:
     ModelError
         The model cannot be loaded here.
     """
+    return _find_encoder(version, settings)[0]
+
+
+def encoder_for(version: Version, settings: Settings) -> Encoder:
+    """The encoder this version was written with, loaded in this process. See `contract_for`."""
+    return _find_encoder(version, settings)[1]
+
+
+def _find_encoder(version: Version, settings: Settings) -> tuple[ContractSettings, Encoder]:
     contract = version.contract
     own = ContractSettings(
         model=contract.model_name,
@@ -112,7 +121,7 @@ def encoder_for(version: Version, settings: Settings) -> Encoder:
             continue
         differences = encoder.contract.differences(contract)
         if not differences:
-            return encoder
+            return candidate, encoder
         problem = ContractMismatchError(version.name, differences)
     assert problem is not None, "at least one candidate was tried"
     raise problem
