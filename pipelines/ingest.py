@@ -31,6 +31,7 @@ from pipelines.core.errors import (
     SystemicError,
 )
 from pipelines.core.failures import FAILURES
+from pipelines.core.index import contract_for
 from pipelines.core.job import JobSpec, forget_jobs
 from pipelines.core.lease import Lease
 from pipelines.core.metrics_server import serve_metrics
@@ -65,7 +66,7 @@ from pipelines.transforms.decode import DEAD_LETTERS, DecodeFn
 from pipelines.transforms.embed import EmbedFn
 from pipelines.transforms.reconcile import ReconcileFn
 
-__all__ = ["IngestResult", "ingest_pipeline", "run_ingest", "select_version"]
+__all__ = ["IngestResult", "ingest_pipeline", "named_version", "run_ingest", "select_version"]
 
 _FLINK_BUNDLE_MILLISECONDS = 500
 
@@ -138,6 +139,31 @@ def select_version(
     return create_version(qdrant, settings, encoder)
 
 
+def named_version(qdrant: Qdrant, settings: Settings, name: str) -> tuple[Version, Settings]:
+    """The version of this name, and the settings with the version's own contract in place.
+
+    Live's job and a candidate's share one settings file this way: what `contract` says there
+    only helps to find the model's files.
+
+    Raises
+    ------
+    IndexMissingError
+        There is no such version of the settings' index.
+    ContractMismatchError, ModelError
+        The encoder it was written with cannot be had here.
+    """
+    versions = list_versions(qdrant, settings.index)
+    for version in versions:
+        if version.name == name:
+            contract = contract_for(version, settings)
+            return version, settings.model_copy(update={"contract": contract})
+    known = ", ".join(version.name for version in versions) or "it has none"
+    raise IndexMissingError(
+        f"the index {settings.index!r} has no version {name} in Qdrant at {qdrant.where}; its "
+        f"versions: {known}"
+    )
+
+
 def ingest_pipeline(
     pipeline: beam.Pipeline, spec: JobSpec, group_id: str, *, until_caught_up: bool = False
 ) -> None:
@@ -173,6 +199,7 @@ def run_ingest(
     until_caught_up: bool = False,
     standby: bool = False,
     create: bool = False,
+    version: str | None = None,
     runner: str = "in-process",
     pipeline_options: Sequence[str] = (),
     on_ready: Callable[[Version], None] | None = None,
@@ -193,6 +220,9 @@ def run_ingest(
         Wait while another job writes this version.
     create
         Make the index when it does not exist.
+    version
+        Write the version of this name, under its own contract; by default the one that the
+        settings' contract describes.
     runner
         `in-process`, or the name of a Beam runner such as `PortableRunner`.
     pipeline_options
@@ -212,50 +242,53 @@ def run_ingest(
     check_broker(settings)
     qdrant = connect(settings)
     qdrant.check_release()
-    encoder = load_encoder(settings.contract, settings.runtime)
-    version = select_version(qdrant, settings, encoder, create=create)
-    JobSpec(settings, version.name).open()  # contract and canaries, before anything is read
+    if version is not None:
+        target, settings = named_version(qdrant, settings, version)
+    else:
+        encoder = load_encoder(settings.contract, settings.runtime)
+        target = select_version(qdrant, settings, encoder, create=create)
+    JobSpec(settings, target.name).open()  # contract and canaries, before anything is read
     _log.info(
         "job_starting",
         index=settings.index,
-        version=version.name,
-        fingerprint=version.fingerprint,
-        group=version.group_id,
+        version=target.name,
+        fingerprint=target.fingerprint,
+        group=target.group_id,
         runner=runner,
     )
     with ExitStack() as stack:
         lease = Lease(
             Control(qdrant),
-            f"ingest:{version.name}",
+            f"ingest:{target.name}",
             settings.ingest.lease_seconds,
             on_lost=_stop_for,
         )
         if not lease.acquire(standby=standby, stop=STOP.event, on_wait=on_wait):
-            return IngestResult(version.name, Counts())
+            return IngestResult(target.name, Counts())
         stack.callback(lease.release)
         stack.callback(close_producers)
         stack.callback(close_consumers)
         stack.enter_context(serve_metrics(settings.metrics))
         ensure_topics(settings)
-        resolve_start(settings, version.group_id)
+        resolve_start(settings, target.group_id)
         before = ACCOUNT.counts()
         started = time.monotonic()
         if on_ready is not None:
-            on_ready(version)
+            on_ready(target)
         with _periodic_report(settings):
-            cancelled = _run_pipeline(settings, version, runner, pipeline_options, until_caught_up)
+            cancelled = _run_pipeline(settings, target, runner, pipeline_options, until_caught_up)
         lease.check()
-        failure = commit_failure(version.group_id)
+        failure = commit_failure(target.group_id)
         if failure is not None:  # of the last bundle: no other came that would have raised it
             raise failure
         seconds = time.monotonic() - started
         counts = _difference(ACCOUNT.counts(), before)
         uncommitted = {
             key: positions
-            for key, positions in position_report(version.group_id).items()
+            for key, positions in position_report(target.group_id).items()
             if positions[0] != positions[1] and not cancelled
         }
-        result = IngestResult(version.name, counts, uncommitted, seconds)
+        result = IngestResult(target.name, counts, uncommitted, seconds)
         _report(result)
         return result
 

@@ -67,6 +67,14 @@ def ingest(
     create: Annotated[
         bool, typer.Option("--create", help="Make the index when it does not exist.")
     ] = False,
+    version: Annotated[
+        str | None,
+        typer.Option(
+            "--version",
+            metavar="NAME",
+            help="Write this version, under its own contract. Default: the settings' contract.",
+        ),
+    ] = None,
     json: Json = False,
     runner: Annotated[Runner, typer.Option("--runner", help="Where it runs.")] = Runner.IN_PROCESS,
     job_endpoint: Annotated[
@@ -122,6 +130,10 @@ def ingest(
         qdrant_path=qdrant_path,
         log_level="info",
     )
+    if version is not None and create:
+        from pipelines.core.errors import SettingsError
+
+        raise SettingsError("--version names a version that exists; --create makes one: give one")
     options = _beam_options(
         runner, job_endpoint, environment_type, environment_config, beam_option or []
     )
@@ -137,9 +149,10 @@ def ingest(
                 until_caught_up=until_caught_up,
                 standby=standby,
                 create=create,
+                version=version,
                 runner="in-process" if runner is Runner.IN_PROCESS else "PortableRunner",
                 pipeline_options=options,
-                on_ready=lambda version: progress.start(version.name),
+                on_ready=lambda target: progress.start(target.name),
                 on_wait=warn,
             )
     _report(result, as_json=json)
