@@ -10,7 +10,17 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli import dead_letters, demo, doctor, golden, index, ingest, monitor, search
+from pipelines.cli import (
+    dead_letters,
+    demo,
+    doctor,
+    golden,
+    index,
+    ingest,
+    monitor,
+    rollout,
+    search,
+)
 from pipelines.cli.flags import State
 from pipelines.cli.output import report_error
 
@@ -38,6 +48,7 @@ search.register(app)
 index.register(app)
 dead_letters.register(app)
 golden.register(app)
+rollout.register(app)
 monitor.register(app)
 
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,9 +24,6 @@ if TYPE_CHECKING:
     from pipelines.core.settings import Settings
 
 __all__ = ["register"]
-
-_STOP_SECONDS = 20.0
-"""Bound of an orderly stop: runs are called off, the lease is freed, the store is closed."""
 
 _group = typer.Typer(
     no_args_is_help=True, help="Watch a live index: probes on a schedule, in Prometheus metrics."
@@ -73,8 +65,9 @@ def run(
         more={"monitor": {"port": port}},
         log_level="info",
     )
-    stop = threading.Event()
-    with _stopping(stop):
+    from pipelines.cli.signals import stopping
+
+    with stopping() as stop:
         from monitors.service import MonitorService
 
         MonitorService(settings, lag=_lag(settings)).run(stop)
@@ -185,9 +178,10 @@ def set_(
     from dataclasses import asdict
 
     from monitors.reference import set_reference
+    from pipelines.core.process import this_actor
 
     key, kept = set_reference(
-        settings, kind=kind, name=name, reason=reason.strip(), by=by or _who()
+        settings, kind=kind, name=name, reason=reason.strip(), by=by or this_actor()
     )
     if json:
         print_json({"version": key.version, **asdict(kept)})
@@ -237,17 +231,6 @@ def _lag(settings: Settings) -> LagReader | None:
     return lag_reader(settings)
 
 
-def _who() -> str:
-    import getpass
-    import socket
-
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The table says what the probes found: their log lines would say it twice."""
@@ -255,40 +238,3 @@ def _quiet() -> Iterator[None]:
 
     with structlog.testing.capture_logs():
         yield
-
-
-@contextmanager
-def _stopping(stop: threading.Event) -> Iterator[None]:
-    """While the block runs, a signal sets `stop`; a second one, or the bound, ends the process."""
-    done = threading.Event()
-    asked = False
-
-    def leave(text: str, code: int) -> None:
-        # Not through `sys.stderr`: the signal may have come in the middle of a write to it.
-        os.write(2, f"plumbline: {text}\n".encode())
-        sys.stdout.flush()
-        os._exit(code)
-
-    def give_up() -> None:
-        if not done.wait(_STOP_SECONDS):
-            leave(f"did not stop within {_STOP_SECONDS:g} s and left: the lease runs out", 1)
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            leave("left at once: the lease runs out by itself", 128 + number)
-        asked = True
-        os.write(2, f"plumbline: stopping, {_STOP_SECONDS:g} s at most\n".encode())
-        threading.Thread(target=give_up, name="monitor stop", daemon=True).start()
-        stop.set()
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        signal.signal(number, on_signal)
-    try:
-        yield
-    finally:
-        if not asked:
-            done.set()
-        for number, handler in before.items():
-            signal.signal(number, handler)

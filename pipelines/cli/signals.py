@@ -1,4 +1,4 @@
-"""What SIGTERM and Ctrl-C do to a running job: drain, give up after a bound, leave at once."""
+"""What SIGTERM and Ctrl-C do to what runs for long: end in order, within a bound, or at once."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from pipelines.core.errors import ExitCode
 
-__all__ = ["draining"]
+__all__ = ["draining", "stopping"]
+
+_STOP_SECONDS = 20.0
+"""Bound of an orderly stop: what runs is called off, the lease is freed, the store is closed."""
 
 
 @contextmanager
@@ -35,27 +38,63 @@ def draining(drain_seconds: float, *, in_process: bool) -> Iterator[None]:
     # Here and not in the handler, which may interrupt this very import.
     from pipelines.io.kafka.stop import STOP
 
+    def drain() -> None:
+        if not in_process:
+            raise KeyboardInterrupt
+        STOP.set()
+
+    with _handling(
+        drain,
+        drain_seconds,
+        begun=f"draining, {drain_seconds:g} s at most; once more to leave at once",
+        late=f"did not drain within {drain_seconds:g} s (ingest.drain_seconds) and gave up: "
+        "what is not committed is read again at the next start",
+        at_once="left at once: what is not committed is read again",
+    ):
+        yield
+
+
+@contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """An event that a signal sets while the block runs; a second one, or 20 s, end the process."""
+    stop = threading.Event()
+    with _handling(
+        stop.set,
+        _STOP_SECONDS,
+        begun=f"stopping, {_STOP_SECONDS:g} s at most",
+        late=f"did not stop within {_STOP_SECONDS:g} s and left: the lease runs out",
+        at_once="left at once: the lease runs out by itself",
+        beyond=True,
+    ):
+        yield stop
+
+
+@contextmanager
+def _handling(
+    first: Callable[[], None],
+    bound_seconds: float,
+    *,
+    begun: str,
+    late: str,
+    at_once: str,
+    beyond: bool = False,
+) -> Iterator[None]:
+    """`first` on the first signal; `beyond`: its bound also counts for what follows the block."""
     done = threading.Event()
     asked = False
 
     def give_up() -> None:
-        if not done.wait(drain_seconds):
-            _leave(
-                f"did not drain within {drain_seconds:g} s (ingest.drain_seconds) and gave up: "
-                "what is not committed is read again at the next start",
-                ExitCode.NO,
-            )
+        if not done.wait(bound_seconds):
+            _leave(late, ExitCode.NO)
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         nonlocal asked
         if asked:
-            _leave("left at once: what is not committed is read again", 128 + number)
+            _leave(at_once, 128 + number)
         asked = True
-        if not in_process:
-            raise KeyboardInterrupt
-        _say(f"draining, {drain_seconds:g} s at most; once more to leave at once")
-        threading.Thread(target=give_up, name="plumbline-drain", daemon=True).start()
-        STOP.set()
+        first()
+        _say(begun)
+        threading.Thread(target=give_up, name="plumbline-stop", daemon=True).start()
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for number in before:
@@ -63,7 +102,8 @@ def draining(drain_seconds: float, *, in_process: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        done.set()
+        if not (asked and beyond):
+            done.set()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import socket
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ProcessIdentity"]
+__all__ = ["ProcessIdentity", "this_actor"]
 
 _PROC = Path("/proc")
 
@@ -99,6 +100,15 @@ class ProcessIdentity:
         state, started = stat
         # Z and X: it has ended and its parent has not asked for the exit code yet.
         return started != self.started or state in "ZX"
+
+
+def this_actor() -> str:
+    """Who this process acts for, in records that people read: `user@host`."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def _read(path: Path) -> str:

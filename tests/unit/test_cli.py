@@ -148,6 +148,15 @@ def test_the_commands_of_this_release_are_there():
         "monitor reference set",
         "monitor reference show",
         "monitor run",
+        "rollout abort",
+        "rollout build",
+        "rollout plan",
+        "rollout promote",
+        "rollout retire",
+        "rollout rollback",
+        "rollout soak",
+        "rollout status",
+        "rollout verify",
         "search",
     ]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import secrets
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,10 +13,11 @@ import structlog
 from pipelines.core.contract import EmbeddingContract
 from pipelines.core.control import Control
 from pipelines.core.errors import RolloutConflictError, RolloutStateError
+from pipelines.core.process import this_actor
 from pipelines.core.rollout.record import Intent, Rollout, Transition, VersionRef
 from pipelines.core.rollout.states import NEXT_COMMAND, RolloutState, check_transition
 
-__all__ = ["ROLLOUT", "RolloutStore", "this_actor"]
+__all__ = ["ROLLOUT", "RolloutStore"]
 
 ROLLOUT = "rollout"
 """Kind of the control record that says where an index's rollout stands; its name is the index."""
@@ -26,15 +25,6 @@ ROLLOUT = "rollout"
 _ARCHIVE = "rollout-history"
 
 _log = structlog.get_logger()
-
-
-def this_actor() -> str:
-    """Who this process acts for: `user@host`."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
 
 
 def _now() -> datetime:
