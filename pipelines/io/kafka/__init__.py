@@ -13,7 +13,13 @@ from pipelines.io.kafka.errors import translate
 from pipelines.io.kafka.pool import close_consumers, open_consumers
 from pipelines.io.kafka.positions import commit_failure, position_report
 from pipelines.io.kafka.source import KafkaSource, ReadFromKafka
-from pipelines.io.kafka.start import end_offsets, resolve_start, unread_ends
+from pipelines.io.kafka.start import (
+    end_offsets,
+    resolve_start,
+    start_at_beginning,
+    start_like,
+    unread_ends,
+)
 from pipelines.io.kafka.stop import STOP, StopSignal
 
 __all__ = [
@@ -36,6 +42,8 @@ __all__ = [
     "open_consumers",
     "position_report",
     "resolve_start",
+    "start_at_beginning",
+    "start_like",
     "translate",
     "unread_ends",
 ]

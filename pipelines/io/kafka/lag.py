@@ -13,7 +13,7 @@ from pipelines.core.settings import Settings
 from pipelines.core.versions import Version
 from pipelines.io.kafka.connection import CONNECT_SECONDS
 from pipelines.io.kafka.feed import Feed
-from pipelines.io.kafka.start import _with_consumer
+from pipelines.io.kafka.start import _committed_now, _with_consumer
 from pipelines.io.kafka.topology import Topology
 
 __all__ = ["lag_reader"]
@@ -78,7 +78,7 @@ def _read(consumer: KafkaConsumer, seen: Topology, read_seconds: float) -> list[
     if not partitions:
         return []
     # Committed before ends: what is committed in between must not look like a lag below zero.
-    committed = _committed(consumer, seen)
+    committed = _committed_now(consumer, seen)
     first = consumer.beginning_offsets(partitions, timeout_ms=_TIMEOUT_MS)
     # With `read_committed` this is the last stable offset, the end of what can be read.
     end = consumer.end_offsets(partitions, timeout_ms=_TIMEOUT_MS)
@@ -103,23 +103,6 @@ def _read(consumer: KafkaConsumer, seen: Topology, read_seconds: float) -> list[
         )
         for partition in partitions
     ]
-
-
-def _committed(consumer: KafkaConsumer, seen: Topology) -> dict[TopicPartition, int]:
-    """Offsets committed in the topics as they are now.
-
-    The job notes the topic's id with each commit: a topic that was re-created counts its offsets
-    again, and the old ones say nothing of it.
-    """
-    found = consumer._coordinator.fetch_committed_offsets(
-        sorted(seen.leaders), timeout_ms=_TIMEOUT_MS
-    )
-    offsets = {}
-    for partition, at in found.items():
-        now = seen.topic_ids.get(partition.topic, "")
-        if at.offset >= 0 and not (at.metadata and now and at.metadata != now):
-            offsets[partition] = at.offset
-    return offsets
 
 
 def _first_timestamps(

@@ -9,16 +9,17 @@ import structlog
 from kafka import KafkaConsumer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
-from pipelines.core.errors import TransientError
+from pipelines.core.errors import DataLossError, SystemicError, TransientError
 from pipelines.core.retry import retrying
 from pipelines.core.settings import Settings
+from pipelines.io.kafka.admin import check_broker
 from pipelines.io.kafka.connection import CONNECT_SECONDS, connect_consumer, watched
 from pipelines.io.kafka.errors import translate
 from pipelines.io.kafka.feed import Feed
 from pipelines.io.kafka.stop import STOP
 from pipelines.io.kafka.topology import Topology, load_topics, look
 
-__all__ = ["end_offsets", "resolve_start", "unread_ends"]
+__all__ = ["end_offsets", "resolve_start", "start_at_beginning", "start_like", "unread_ends"]
 
 T = TypeVar("T")
 
@@ -69,13 +70,7 @@ def resolve_start(settings: Settings, group_id: str) -> None:
                 dict.fromkeys(others, timestamp), timeout_ms=_TIMEOUT_MS
             )
             start.update({p: at.offset for p, at in found.items() if at is not None})
-        consumer.commit(
-            {
-                partition: OffsetAndMetadata(offset, seen.topic_ids[partition.topic], -1)
-                for partition, offset in start.items()
-            },
-            timeout_ms=_TIMEOUT_MS,
-        )
+        _commit(consumer, seen, start)
         _log.info(
             "kafka_start_resolved",
             group=group_id,
@@ -85,6 +80,146 @@ def resolve_start(settings: Settings, group_id: str) -> None:
         )
 
     _with_consumer(settings, group_id, resolve, "resolving where to start")
+
+
+def start_like(settings: Settings, group_id: str, other_group_id: str) -> dict[TopicPartition, int]:
+    """Commit for a new group what another one has committed; a group that has started keeps its.
+
+    Every event below those offsets is durable in the version that the other group writes, so
+    whoever reads that version from now on, and the topics from there on, misses nothing. A
+    partition that the other group has not committed starts at its beginning.
+
+    Parameters
+    ----------
+    group_id
+        The candidate's.
+    other_group_id
+        Live's.
+
+    Returns
+    -------
+    Where the group starts; empty when it has started before.
+
+    Raises
+    ------
+    SystemicError
+        The other group has committed nothing and `kafka.start` is no beginning: nobody can tell
+        yet where it will start.
+    ServiceUnavailableError, ServiceRefusedError, UnknownNameError
+        See `resolve_start`.
+    """
+
+    def ask(consumer: KafkaConsumer, _: Feed, seen: Topology) -> dict[TopicPartition, int]:
+        return _committed_now(consumer, seen)
+
+    def commit(consumer: KafkaConsumer, _: Feed, seen: Topology) -> dict[TopicPartition, int]:
+        partitions = sorted(seen.leaders)
+        if not partitions or consumer._coordinator.fetch_committed_offsets(
+            partitions, timeout_ms=_TIMEOUT_MS
+        ):
+            return {}
+        start = consumer.beginning_offsets(partitions, timeout_ms=_TIMEOUT_MS)
+        start.update({p: offset for p, offset in theirs.items() if p in start})
+        _commit(consumer, seen, start)
+        _log.info(
+            "kafka_start_taken_over",
+            group=group_id,
+            other=other_group_id,
+            partitions=len(start),
+            from_beginning=len(start.keys() - theirs.keys()),
+        )
+        return start
+
+    theirs = _with_consumer(settings, other_group_id, ask, "asking where the live version stands")
+    if not theirs and settings.kafka.start not in ("committed", "earliest"):
+        raise SystemicError(
+            f"the consumer group {other_group_id} has committed nothing yet, and kafka.start is "
+            f"{settings.kafka.start!r}: it is not settled which events the live version will "
+            "hold. Start its job (`plumbline ingest`) first."
+        )
+    return _with_consumer(settings, group_id, commit, "committing where the candidate starts")
+
+
+def start_at_beginning(settings: Settings, group_id: str) -> dict[TopicPartition, int]:
+    """Commit the beginning of every partition for a new group; one that has started keeps its.
+
+    The replay topic may have expired: what it held stands in the source topics, where a reading
+    from the beginning meets it again.
+
+    Returns
+    -------
+    Where the group starts; empty when it has started before.
+
+    Raises
+    ------
+    DataLossError
+        A topic has dropped records already, so that replaying it would not give its documents.
+        Nothing was committed.
+    ServiceUnavailableError, ServiceRefusedError, UnknownNameError
+        See `resolve_start`.
+    """
+    policies = {
+        name: report.cleanup_policy for name, report in check_broker(settings).topics.items()
+    }
+
+    def commit(consumer: KafkaConsumer, feed: Feed, seen: Topology) -> dict[TopicPartition, int]:
+        partitions = sorted(seen.leaders)
+        if not partitions or consumer._coordinator.fetch_committed_offsets(
+            partitions, timeout_ms=_TIMEOUT_MS
+        ):
+            return {}
+        start: dict[TopicPartition, int] = consumer.beginning_offsets(
+            partitions, timeout_ms=_TIMEOUT_MS
+        )
+        dropped = {
+            partition: offset
+            for partition, offset in start.items()
+            if offset > 0
+            and partition.topic != feed.replay_topic
+            # Where the broker does not tell its policy, a beginning above 0 speaks for itself.
+            and "delete" in (policies.get(partition.topic) or "delete")
+        }
+        if dropped:
+            partition, offset = min(dropped.items())
+            raise DataLossError(
+                f"{len(dropped)} partitions no longer hold their first records: "
+                f"{partition.topic}/{partition.partition} begins at offset {offset} "
+                f"(cleanup.policy {policies.get(partition.topic) or 'unknown'}). A replay would "
+                "miss documents: build from the live version instead (`--from version`)."
+            )
+        _commit(consumer, seen, start)
+        _log.info("kafka_start_at_beginning", group=group_id, partitions=len(start))
+        return start
+
+    return _with_consumer(settings, group_id, commit, "committing where the candidate starts")
+
+
+def _committed_now(consumer: KafkaConsumer, seen: Topology) -> dict[TopicPartition, int]:
+    """Offsets that the group has committed in the topics as they are now.
+
+    The job notes the topic's id with each commit: a topic that was re-created counts its offsets
+    again, and the old ones say nothing of it.
+    """
+    found = consumer._coordinator.fetch_committed_offsets(
+        sorted(seen.leaders), timeout_ms=_TIMEOUT_MS
+    )
+    offsets = {}
+    for partition, at in found.items():
+        now = seen.topic_ids.get(partition.topic, "")
+        if at.offset >= 0 and not (at.metadata and now and at.metadata != now):
+            offsets[partition] = at.offset
+    return offsets
+
+
+def _commit(consumer: KafkaConsumer, seen: Topology, start: dict[TopicPartition, int]) -> None:
+    """One request for all partitions, so that a group has started whole or not at all."""
+    consumer.commit(
+        {
+            partition: OffsetAndMetadata(offset, seen.topic_ids[partition.topic], -1)
+            for partition, offset in start.items()
+        },
+        timeout_ms=_TIMEOUT_MS,
+    )
 
 
 def end_offsets(settings: Settings, group_id: str) -> dict[TopicPartition, int]:
