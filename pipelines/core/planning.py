@@ -145,6 +145,10 @@ class Planner:
                 cut_short.append(plan.event.document_id)
             problems = [encoded.refused[r] for r in rows if r in encoded.refused]
             plan.texts = []
+            plan.tokens += sum(
+                min(count, self._version.contract.max_tokens)
+                for count in encoded.tokens[rows.start : rows.stop]
+            )
             if problems:
                 refused.append((plan, problems[0]))
             else:

@@ -84,6 +84,8 @@ class Plan:
         Shape (len(chunks), dimension), float32; `None` until they are known, and for a tombstone.
     texts
         What the encoder is given, one text a chunk; empty when nothing needs encoding.
+    tokens
+        That were encoded for it, up to the model's limit a chunk.
     """
 
     event: Event
@@ -94,6 +96,7 @@ class Plan:
     chunks: list[StoredChunk] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     vectors: NDArray[np.float32] | None = None
+    tokens: int = 0
 
     @property
     def writes(self) -> bool:
