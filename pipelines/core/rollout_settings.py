@@ -32,6 +32,11 @@ class RolloutSettings(Section):
     lag_bound_records: Annotated[int, Field(ge=0)] = 1000
     """It slows down, too, while more events than this wait; and a version whose consumer group
     is further behind is neither promoted nor rolled back to."""
+    live_metrics_url: str | None = None
+    """Where live's job serves its metrics, for the same end; by default `metrics.host` and
+    `metrics.port`."""
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] | None = 9110
+    """Of a build's own metrics, on `metrics.host`; 0 picks a free one, null turns them off."""
     latency_ratio: Annotated[float, Field(ge=1)] = 1.5
     """How much longer than live's the candidate's p95 of search latency may be."""
     ann_objective: Annotated[float, Field(gt=0, le=1)] = 0.95

@@ -118,7 +118,9 @@ def start_like(settings: Settings, group_id: str, other_group_id: str) -> dict[T
             partitions, timeout_ms=_TIMEOUT_MS
         ):
             return {}
-        start = consumer.beginning_offsets(partitions, timeout_ms=_TIMEOUT_MS)
+        start: dict[TopicPartition, int] = consumer.beginning_offsets(
+            partitions, timeout_ms=_TIMEOUT_MS
+        )
         start.update({p: offset for p, offset in theirs.items() if p in start})
         _commit(consumer, seen, start)
         _log.info(
