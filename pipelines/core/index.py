@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ from pipelines.core.errors import (
     ModelError,
     StoreConflictError,
 )
+from pipelines.core.live import FollowingState, LiveVersion, Opened
 from pipelines.core.points import DENSE, OURS, head_of, point_id
 from pipelines.core.qdrant import Qdrant, connect
 from pipelines.core.recorded_queries import QueryRecorder
@@ -133,6 +132,10 @@ class Index:
     The alias is resolved to a version, and that version is queried by its own name with the
     encoder of its own contract, so that a query never reaches vectors of another model.
 
+    After a switch, searches go on with the version before, which still receives every event,
+    until the new one's encoder is loaded in the background and reproduces its canaries: only the
+    very first search waits for a model. Safe to share between threads.
+
     Parameters
     ----------
     settings
@@ -149,15 +152,16 @@ class Index:
     ) -> None:
         self._settings = settings
         self._qdrant: Qdrant = connect(settings)
-        self._alias_seconds = alias_seconds
-        self._lock = threading.Lock()
-        self._resolved: tuple[float, str] | None = None
-        self._opened: dict[str, tuple[Version, Encoder]] = {}
+        self._following = LiveVersion(self._ask, self._open, alias_seconds=alias_seconds)
         self._recorder = QueryRecorder(self._qdrant, settings.index, record_queries)
 
     def version(self, name: str | None = None) -> Version:
-        """The live version, or the named one, with its contract."""
-        return self._open(name or self._live())[0]
+        """The version that searches go to, or the named one, with its contract."""
+        return self._opened(name).version
+
+    def state(self) -> FollowingState:
+        """Which version is live, which one is searched, and why they differ where they do."""
+        return self._following.state()
 
     def search(
         self,
@@ -190,23 +194,45 @@ class Index:
         ContractMismatchError, CanaryMismatchError, ModelError
             This process cannot encode for that version.
         """
-        opened, encoder = self._open(version or self._live())
-        encoded = encoder.encode_queries([text])
-        if 0 in encoded.refused:
-            raise ModelError(f"the model gives no vector for this query: {encoded.refused[0]}")
-        return self._query(opened, encoded.vectors[0], limit, chunks, where)
+        opened = self._opened(version)
+        try:
+            return self._query(opened.version, _encode(opened, text), limit, chunks, where)
+        except IndexMissingError:
+            if version is not None:
+                raise
+        # The collection was dropped under this search: the version before a switch, retired.
+        opened = self._following.after(opened)
+        return self._query(opened.version, _encode(opened, text), limit, chunks, where)
 
     def search_vector(
         self,
         vector: NDArray[Any],
         limit: int = 10,
         *,
+        fingerprint: str,
         chunks: bool = False,
         version: str | None = None,
     ) -> list[Hit]:
-        """The same for a query that is encoded already, shape (dimension,), by this contract."""
-        opened, _ = self._open(version or self._live())
-        return self._query(opened, vector, limit, chunks, None)
+        """The same for a query that is encoded already.
+
+        Parameters
+        ----------
+        vector
+            Shape (dimension,).
+        fingerprint
+            Of the contract that it was encoded under, `index.version().fingerprint` at that time.
+            After a switch the version before is searched for as long as it is open here.
+
+        Raises
+        ------
+        ContractMismatchError
+            No version under that contract is open here: encode the query anew.
+        """
+        opened = self._following.under(fingerprint) if version is None else self._opened(version)
+        if opened is None or opened.version.fingerprint != fingerprint:
+            at = self._opened(version).version
+            raise ContractMismatchError(at.name, {"fingerprint": (at.fingerprint, fingerprint)})
+        return self._query(opened.version, vector, limit, chunks, None)
 
     def _query(
         self,
@@ -281,38 +307,39 @@ class Index:
             )
         return hits
 
-    def _live(self) -> str:
-        with self._lock:
-            now = time.monotonic()
-            if self._resolved is not None and now - self._resolved[0] < self._alias_seconds:
-                return self._resolved[1]
-            index = self._settings.index
-            name = live_version_name(self._qdrant, index)
-            if name is None:
-                others = sorted({version.index for version in list_versions(self._qdrant)})
-                known = f"there are {', '.join(others)}" if others else "there is none yet"
-                raise IndexMissingError(
-                    f"no index {index!r} in Qdrant at {self._qdrant.where}: {known}. "
-                    "`plumbline index create` or `plumbline ingest --create` makes one."
-                )
-            self._resolved = (now, name)
-            return name
+    def _opened(self, name: str | None) -> Opened:
+        return self._following.get() if name is None else self._following.named(name)
 
-    def _open(self, name: str) -> tuple[Version, Encoder]:
-        with self._lock:
-            found = self._opened.get(name)
-            if found is not None:
-                return found
-            version = open_version(self._qdrant, name)
-            if version.index != self._settings.index:
-                raise StoreConflictError(
-                    f"{name} is a version of the index {version.index!r}, not of "
-                    f"{self._settings.index!r}"
-                )
-            encoder = encoder_for(version, self._settings)
-            check_process(version, encoder, None)
-            self._opened[name] = (version, encoder)
-            return version, encoder
+    def _ask(self) -> str:
+        index = self._settings.index
+        name = live_version_name(self._qdrant, index)
+        if name is None:
+            others = sorted({version.index for version in list_versions(self._qdrant)})
+            known = f"there are {', '.join(others)}" if others else "there is none yet"
+            raise IndexMissingError(
+                f"no index {index!r} in Qdrant at {self._qdrant.where}: {known}. "
+                "`plumbline index create` or `plumbline ingest --create` makes one."
+            )
+        return name
+
+    def _open(self, name: str) -> Opened:
+        version = open_version(self._qdrant, name)
+        if version.index != self._settings.index:
+            raise StoreConflictError(
+                f"{name} is a version of the index {version.index!r}, not of "
+                f"{self._settings.index!r}"
+            )
+        encoder = encoder_for(version, self._settings)
+        check_process(version, encoder, None)
+        return Opened(version, encoder)
+
+
+def _encode(opened: Opened, text: str) -> NDArray[Any]:
+    encoded = opened.encoder.encode_queries([text])
+    if 0 in encoded.refused:
+        raise ModelError(f"the model gives no vector for this query: {encoded.refused[0]}")
+    vector: NDArray[Any] = encoded.vectors[0]
+    return vector
 
 
 def _filter(where: Mapping[str, Any] | None) -> models.Filter | None:

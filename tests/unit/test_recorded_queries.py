@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.core.errors import SettingsError
 from pipelines.core.index import Index
+from pipelines.core.live import Opened
 from pipelines.core.recorded_queries import QueryRecorder, queries_collection, read_queries
 from pipelines.core.versions import list_versions
 from tests.support.corpora import Document
@@ -71,7 +72,7 @@ def test_no_text_is_kept(watched: Watched) -> None:
     watched.write([Document("d/1", "", "a document")])
     index = Index(watched.settings, record_queries=1.0)
     index._recorder._start = lambda: None
-    index._opened[watched.version.name] = (watched.version, watched.encoder)
+    index._following.put(Opened(watched.version, watched.encoder))
     index.search("a very private question")
     index._recorder.flush()
     points, _ = watched.qdrant.call("scroll", queries_collection("watched"), with_payload=True)
@@ -87,7 +88,7 @@ def test_nothing_is_recorded_unless_asked_for(watched: Watched) -> None:
     """Off by default: there is not even a collection."""
     watched.write([Document("d/1", "", "a document")])
     index = Index(watched.settings)
-    index._opened[watched.version.name] = (watched.version, watched.encoder)
+    index._following.put(Opened(watched.version, watched.encoder))
     index.search("a question")
     index._recorder.flush()
     assert not watched.qdrant.call("collection_exists", queries_collection("watched"))

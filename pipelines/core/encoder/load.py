@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -24,7 +26,7 @@ from pipelines.core.settings import ContractSettings, RuntimeSettings
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-__all__ = ["load_encoder"]
+__all__ = ["load_encoder", "release_encoder"]
 
 _log = structlog.get_logger()
 
@@ -38,15 +40,26 @@ _TOKENS_PER_BATCH_GPU = 65_536
 _LARGEST_LIMIT = 1_000_000
 """Tokenizers that know no limit say so with a number like 10**30."""
 
+_KEPT = 3
+"""Encoders kept although nobody uses them now: a command or a test that asks again gets the same.
+Those in use are shared however many they are."""
+
+_Key = tuple[ContractSettings, RuntimeSettings]
+
 _lock = threading.Lock()
-_models: dict[tuple[object, ...], LoadedModel] = {}
-_encoders: dict[tuple[ContractSettings, RuntimeSettings], Encoder] = {}
+_loading = threading.Lock()
+"""Held while a model is read, one at a time: reading seeds the process's random numbers. Nobody
+who asks for an encoder that is there waits for it."""
+_models: WeakValueDictionary[tuple[object, ...], LoadedModel] = WeakValueDictionary()
+_encoders: WeakValueDictionary[_Key, Encoder] = WeakValueDictionary()
+_recent: OrderedDict[_Key, Encoder] = OrderedDict()
 
 
 def load_encoder(contract: ContractSettings, runtime: RuntimeSettings) -> Encoder:
     """The encoder for these settings: one per process, shared by its threads.
 
-    Encoders that differ in their contract but not in their model share the model.
+    Encoders that differ in their contract but not in their model share the model. What nobody
+    uses any longer is freed, but for the last few.
 
     Raises
     ------
@@ -56,26 +69,56 @@ def load_encoder(contract: ContractSettings, runtime: RuntimeSettings) -> Encode
         The device or the backend is not there.
     """
     key = (contract, runtime)
+    found = _known(key)
+    if found is not None:
+        return found
+    with _loading:
+        found = _known(key)  # whoever loaded before may have loaded this one
+        if found is not None:
+            return found
+        loaded = _load(contract, runtime)
+        made = _contract(contract, loaded)
+        encoder: Encoder = SentenceTransformerEncoder(
+            loaded, made, _tokens_per_batch(runtime, loaded.device)
+        )
+        with _lock:
+            _encoders[key] = encoder
+            _keep(key, encoder)
+        _log.info(
+            "encoder_loaded",
+            model=made.model_name,
+            revision=made.model_revision,
+            model_hash=made.model_hash[:12],
+            fingerprint=made.fingerprint,
+            dimension=made.dimension,
+            max_tokens=made.max_tokens,
+            device=loaded.device,
+            dtype=runtime.dtype,
+            backend=runtime.backend,
+        )
+        return encoder
+
+
+def release_encoder(encoder: Encoder) -> None:
+    """Says that this caller will not ask for the encoder again: it is freed with its last user."""
     with _lock:
-        if key not in _encoders:
-            loaded = _load(contract, runtime)
-            made = _contract(contract, loaded)
-            _encoders[key] = SentenceTransformerEncoder(
-                loaded, made, _tokens_per_batch(runtime, loaded.device)
-            )
-            _log.info(
-                "encoder_loaded",
-                model=made.model_name,
-                revision=made.model_revision,
-                model_hash=made.model_hash[:12],
-                fingerprint=made.fingerprint,
-                dimension=made.dimension,
-                max_tokens=made.max_tokens,
-                device=loaded.device,
-                dtype=runtime.dtype,
-                backend=runtime.backend,
-            )
-        return _encoders[key]
+        for key in [key for key, kept in _recent.items() if kept is encoder]:
+            del _recent[key]
+
+
+def _known(key: _Key) -> Encoder | None:
+    with _lock:
+        found = _encoders.get(key)
+        if found is not None:
+            _keep(key, found)
+        return found
+
+
+def _keep(key: _Key, encoder: Encoder) -> None:
+    _recent[key] = encoder
+    _recent.move_to_end(key)
+    while len(_recent) > _KEPT:
+        _recent.popitem(last=False)
 
 
 def _tokens_per_batch(runtime: RuntimeSettings, device: str) -> int:
@@ -89,9 +132,10 @@ def _load(contract: ContractSettings, runtime: RuntimeSettings) -> LoadedModel:
     device = _device(runtime.device)
     place = (contract.model, contract.revision, contract.trust_remote_code)
     key = (*place, device, runtime.backend, runtime.dtype, runtime.threads)
-    if key not in _models:
-        _models[key] = _load_model(contract, runtime, device)
-    return _models[key]
+    found = _models.get(key)
+    if found is None:
+        found = _models[key] = _load_model(contract, runtime, device)
+    return found
 
 
 def _device(wanted: str) -> str:
