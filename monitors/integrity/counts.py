@@ -31,7 +31,7 @@ class Counts:
     ----------
     heads
         Documents and tombstones: chunk 0 of everything that was ever written. No write of
-        Plumbline lowers it.
+        Plumbline lowers it but a purge, which is on record.
     tombstones
         Heads of deleted documents.
     foreign

@@ -7,19 +7,21 @@ by a share drawn at random, so that it stands for new documents as well as for o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from monitors.integrity.purges import tombstone_keys
 from monitors.sampling import sample_points
-from pipelines.core.points import OURS
-from pipelines.core.sweep import read_heads
+from pipelines.core.points import OURS, head_of
+from pipelines.core.sweep import CHUNK_FIELDS, read_heads
 
 if TYPE_CHECKING:
     import numpy as np
     from qdrant_client import models
 
     from monitors.probes.base import Deadline
+    from pipelines.core.points import Head
     from pipelines.core.qdrant import Qdrant
     from pipelines.core.versions import Version
 
@@ -45,18 +47,38 @@ class Missing:
         Sorted.
     looked
         How many were looked up.
+    purged
+        Those that are gone because their tombstones were purged.
+    tombstones
+        Those that are deleted, with the sort key of the deletion's position.
     """
 
     document_ids: tuple[str, ...]
     looked: int
+    purged: frozenset[str] = frozenset()
+    tombstones: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
-def find_missing(qdrant: Qdrant, version: Version, known: Sequence[str]) -> Missing:
-    """Looks the known documents up, and those that are not there once more."""
-    absent = set(known) - read_heads(qdrant, version, known).keys()
+def find_missing(
+    qdrant: Qdrant,
+    version: Version,
+    known: Sequence[str],
+    purged: Callable[[str], bool] = lambda _: False,
+) -> Missing:
+    """Looks the known documents up, and those that are not there once more.
+
+    Parameters
+    ----------
+    purged
+        Whether a document that is gone was a tombstone that was purged: then it is not missing.
+    """
+    heads = read_heads(qdrant, version, known)
+    absent = set(known) - heads.keys()
     if absent:
-        absent -= read_heads(qdrant, version, sorted(absent)).keys()
-    return Missing(tuple(sorted(absent)), len(known))
+        heads |= read_heads(qdrant, version, sorted(absent))
+        absent -= heads.keys()
+    gone = frozenset(document_id for document_id in absent if purged(document_id))
+    return Missing(tuple(sorted(absent - gone)), len(known), gone, tombstone_keys(heads))
 
 
 def renew(
@@ -67,19 +89,20 @@ def renew(
     *,
     random: np.random.Generator,
     deadline: Deadline,
-) -> list[str]:
-    """The documents to remember next.
+) -> tuple[list[str], dict[str, list[int]]]:
+    """The documents to remember next, and of those that are deleted the positions' sort keys.
 
     What is missing stays, so that the loss goes on showing until the documents are back.
     """
     lost = set(missing.document_ids)
-    kept = [document_id for document_id in known if document_id not in lost]
+    away = lost | missing.purged
+    kept = [document_id for document_id in known if document_id not in away]
     random.shuffle(kept)
     space = KNOWN_DOCUMENTS - len(lost)
     renewed = min(_RENEWED_DOCUMENTS, space)
     kept = kept[: max(0, space - renewed)]
     wanted = space - len(kept)
-    fresh: dict[str, None] = {}
+    fresh: dict[str, Head] = {}
     for point in sample_points(
         qdrant,
         version.name,
@@ -87,16 +110,19 @@ def renew(
         wanted + len(kept) if wanted > renewed else wanted,
         where=_heads(),
         random=random,
-        with_payload=[f"{OURS}.document_id"],
+        with_payload=list(CHUNK_FIELDS),
         with_vectors=False,
         deadline=deadline,
     ):
-        document_id = str(point.payload[OURS]["document_id"])
-        if len(document_id) <= _MAXIMUM_ID:
-            fresh[document_id] = None
+        head = head_of(point.payload)
+        if head is not None and len(head.document_id) <= _MAXIMUM_ID:
+            fresh[head.document_id] = head
     for document_id in [*kept, *lost]:
         fresh.pop(document_id, None)
-    return sorted([*lost, *kept, *list(fresh)[:wanted]])
+    taken = dict(list(fresh.items())[:wanted])
+    remembered = sorted([*lost, *kept, *taken])
+    tombstones = {**missing.tombstones, **tombstone_keys(taken)}
+    return remembered, {key: list(tombstones[key]) for key in remembered if key in tombstones}
 
 
 def _heads() -> models.Filter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from monitors.integrity.findings import (
     vector_findings,
 )
 from monitors.integrity.known import find_missing, renew
+from monitors.integrity.purges import Purges, read_purges, was_purged
 from monitors.integrity.vectors import look_at_vectors
 from monitors.probes.base import (
     Evidence,
@@ -51,8 +53,8 @@ class _Sample:
     foreign: int
 
 
-def _no_purges(_: ProbeContext) -> int:
-    return 0
+def _purges_on_record(context: ProbeContext) -> Purges:
+    return read_purges(context.qdrant, context.version)
 
 
 class IntegrityProbe:
@@ -63,9 +65,10 @@ class IntegrityProbe:
     orphan and missing chunks, zero vectors, dimensions, duplicates; what n sampled points do not
     show is, with 95 % confidence, in less than 3 / n of all points.
 
-    Lost documents: no write of Plumbline lowers the number of heads and tombstones, so less than
-    the most there ever was is a loss, and so is any of 1,500 remembered documents that has
-    neither. Both go on showing until the documents are back.
+    Lost documents: no write of Plumbline lowers the number of heads and tombstones but a purge,
+    so less than the most there ever was and what purges took is a loss, and so is any of 1,500
+    remembered documents that has neither and was not purged. Both go on showing until the
+    documents are back.
 
     Nothing is deleted: orphan chunks are swept by `plumbline index sweep`. The effect is the
     number of lost documents.
@@ -73,7 +76,7 @@ class IntegrityProbe:
     Parameters
     ----------
     purged
-        Tombstones that were purged on record since the version was made.
+        What was purged of the version; default: what the control collection says.
     settle_seconds
         Pause before the second look at chunks that do not fit, so that a write can end.
     """
@@ -107,7 +110,7 @@ class IntegrityProbe:
     def __init__(
         self,
         *,
-        purged: Callable[[ProbeContext], int] = _no_purges,
+        purged: Callable[[ProbeContext], Purges] = _purges_on_record,
         settle_seconds: float = 2.0,
     ) -> None:
         self._purged = purged
@@ -128,15 +131,21 @@ class IntegrityProbe:
         if state.get("incarnation") != version.incarnation:
             state = {}  # built anew under the same name: nothing is known of it
         known: list[str] = state.get("known", [])
+        # A purge may go on while we count: what was on record before is surely out of the count,
+        # and what is on record after may be.
+        before = self._purged(context)
         counts = read_counts(qdrant, version, context.deadline, settle_seconds=self._settle_seconds)
-        missing = find_missing(qdrant, version, known)
+        missing = find_missing(qdrant, version, known, self._was_purged(context, state))
         purged = self._purged(context)
-        most = int(state.get("heads", 0)) - max(0, purged - int(state.get("purged", 0)))
+        # Heads and purged tombstones together only grow.
+        most = int(state.get("heads", 0)) + int(state.get("purged", 0))
         heads = counts.heads
-        if heads < most:
+        if heads + purged.count < most:
             # A fall is confirmed: replicas that catch up may count less for a moment.
             heads = max(heads, count_heads(qdrant, version))
-        lost = max(0, most - heads, len(missing.document_ids))
+            purged = self._purged(context)
+        fallen = max(0, most - heads - purged.count)
+        lost = max(fallen, len(missing.document_ids))
         sample = _read_sample(context)
         vectors = look_at_vectors(sample.vectors, version.canaries)
         chunks = look_at_chunks(
@@ -149,12 +158,12 @@ class IntegrityProbe:
         )
         foreign = sample.foreign if counts.foreign is None else counts.foreign
         findings = [
-            *loss(lost, missing, max(0, most - heads)),
+            *loss(lost, missing, fallen),
             *count_findings(counts, foreign),
             *chunk_findings(chunks),
             *vector_findings(vectors, context.settings.monitor.integrity.maximum_duplicate_ratio),
         ]
-        remembered = renew(
+        remembered, tombstones = renew(
             qdrant,
             version,
             known,
@@ -187,11 +196,26 @@ class IntegrityProbe:
             },
             state={
                 "incarnation": version.incarnation,
-                "heads": max(most, heads),
-                "purged": purged,
+                "heads": max(most, heads + before.count) - before.count,
+                "purged": before.count,
                 "known": remembered,
+                "tombstones": tombstones,
+                "at": round(context.now.timestamp() * 1000),
             },
         )
+
+    def _was_purged(self, context: ProbeContext, state: Mapping[str, Any]) -> Callable[[str], bool]:
+        at = state.get("at")
+        since = None if at is None else round(context.now.timestamp() * 1000) - int(at)
+        tombstones = state.get("tombstones", {})
+
+        # Asked once something is found missing: the purge that took it is on record by then.
+        purges = cache(lambda: self._purged(context))
+
+        def was(document_id: str) -> bool:
+            return was_purged(document_id, tombstones, purges(), since_ms=since)
+
+        return was
 
 
 def _read_sample(context: ProbeContext) -> _Sample:

@@ -24,7 +24,9 @@ from pipelines.core.errors import ExitCode, Reason, UnknownNameError
 
 if TYPE_CHECKING:
     from pipelines.core.dead_letters import DeadLetter
+    from pipelines.core.purge import PurgeRecord
     from pipelines.core.replay import ReplayPlan
+    from pipelines.core.settings import Settings
     from pipelines.io.kafka.dead_letters import ReplayResult
 
 __all__ = ["register"]
@@ -160,7 +162,7 @@ def replay(
     from pipelines.io.kafka.dead_letters import replay as send
     from pipelines.io.kafka.stop import STOP
 
-    plan = plan_replay_of_topic(settings, reasons=reasons, limit=limit)
+    plan = plan_replay_of_topic(settings, reasons=reasons, limit=limit, purges=_purges(settings))
     if not execute:
         _print_plan(plan, None, as_json=json)
         return
@@ -180,6 +182,26 @@ def replay(
     _print_plan(plan, result, as_json=json)
     whole = result.sent == total
     raise typer.Exit(ExitCode.OK if whole else ExitCode.NO)
+
+
+def _purges(settings: Settings) -> list[PurgeRecord]:
+    """What was purged of the index; the job asks too, so a store out of reach stops nothing."""
+    from pipelines.core.control import Control
+    from pipelines.core.errors import ServiceUnavailableError
+    from pipelines.core.purge import PurgeLog
+    from pipelines.core.qdrant import connect
+
+    path = settings.qdrant.path
+    if settings.qdrant.url is None and path is not None and not path.exists():
+        return []  # opening it would make it
+    try:
+        return PurgeLog(Control(connect(settings))).of_index(settings.index)
+    except ServiceUnavailableError as error:
+        warn(
+            f"cannot ask which tombstones were purged ({error}); the job will refuse events that "
+            "are older (behind_purge)"
+        )
+        return []
 
 
 def _checked(reasons: Sequence[str]) -> tuple[str, ...]:

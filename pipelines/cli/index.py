@@ -1,4 +1,4 @@
-"""`plumbline index`: make versions, list them, look at one, sweep one."""
+"""`plumbline index`: make versions, list them, look at one, sweep and purge one, adopt."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.cli.flags import (
+    BootstrapServers,
     Config,
     IndexName,
     Json,
     QdrantPath,
     QdrantUrl,
+    Topics,
     impatient,
     settings_from,
 )
@@ -200,6 +202,108 @@ def sweep(
         f"{report.chunks:,} chunks looked at; {count:,} of {report.documents:,} documents {done}; "
         f"{report.headless:,} without a head stay"
     )
+
+
+@_group.command(
+    name="purge-tombstones",
+    short_help="Take tombstones away that nothing older can come after.",
+    epilog="Example: plumbline index purge-tombstones --dry-run",
+)
+def purge_tombstones(
+    context: typer.Context,
+    version: Annotated[
+        str | None, typer.Argument(help="Name of a version. Default: the live one.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be deleted.")] = False,
+    older_than: Annotated[
+        float | None,
+        typer.Option(
+            "--older-than",
+            metavar="DAYS",
+            min=0,
+            help="In place of rollout.tombstone_days; never less than the topics' retention.",
+        ),
+    ] = None,
+    allow_kept_topics: Annotated[
+        bool,
+        typer.Option(
+            "--allow-kept-topics",
+            help="Also where a topic keeps records for ever; never reset the group's offsets then.",
+        ),
+    ] = False,
+    every: Annotated[
+        float | None,
+        typer.Option(
+            "--every", metavar="HOURS", min=0.01, help="Again and again, until it is stopped."
+        ),
+    ] = None,
+    json: Json = False,
+    config: Config = None,
+    index: IndexName = None,
+    bootstrap_servers: BootstrapServers = None,
+    topic: Topics = None,
+    qdrant_url: QdrantUrl = None,
+    qdrant_path: QdrantPath = None,
+) -> None:
+    """Take tombstones away that nothing older can come after.
+
+    They must be older than what every topic keeps and than rollout.tombstone_days, and below the
+    committed position of the version's consumer group; no rollout may be open. Each condition is
+    shown with its figure. From then on a replayed dead letter that is older is refused.
+
+    Exit code 1 where a condition refuses. With --every a refusal, or a service out of reach, is
+    said and tried again next time.
+    """
+    settings = impatient(
+        settings_from(
+            context,
+            config=config,
+            index=index,
+            bootstrap_servers=bootstrap_servers,
+            topics=topic,
+            qdrant_url=qdrant_url,
+            qdrant_path=qdrant_path,
+        )
+    )
+    from pipelines.cli.index_output import print_purge
+    from pipelines.cli.output import report_error
+    from pipelines.cli.signals import stopping
+    from pipelines.core.errors import ExitCode, PlumblineError, SettingsError
+    from pipelines.core.purge import PurgeReport
+    from pipelines.core.purge import purge_tombstones as purge
+    from pipelines.core.qdrant import connect
+    from pipelines.io.kafka.admin import topic_retentions
+    from pipelines.io.kafka.lag import lag_reader
+
+    def once() -> PurgeReport:
+        qdrant = connect(settings)
+        report = purge(
+            qdrant,
+            settings,
+            _open(qdrant, settings.index, version),
+            topics=topic_retentions(settings),
+            lag=lag_reader(settings),
+            older_than_days=older_than,
+            allow_kept_topics=allow_kept_topics,
+            dry_run=dry_run,
+        )
+        if json:
+            print_json(report.to_json())
+        else:
+            print_purge(report)
+        return report
+
+    if every is None:
+        raise typer.Exit(ExitCode.NO if once().refused else ExitCode.OK)
+    with stopping() as stop:
+        while not stop.is_set():
+            try:
+                once()
+            except SettingsError:
+                raise
+            except PlumblineError as error:
+                report_error(error)
+            stop.wait(every * 3600)
 
 
 def _open(qdrant: Qdrant, index: str, version: str | None) -> Version:

@@ -96,6 +96,7 @@ class Reason(StrEnum):
     INVALID_DELETED = "invalid_deleted"
     INVALID_TIMESTAMP = "invalid_timestamp"
     INVALID_ORIGIN = "invalid_origin"
+    BEHIND_PURGE = "behind_purge"
     UNKNOWN_FIELD = "unknown_field"
     UNKNOWN_ENVELOPE = "unknown_envelope"
     TRUNCATE = "truncate"

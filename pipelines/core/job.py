@@ -75,6 +75,7 @@ class Job:
             self.version,
             self.encoder,
             chunker_for(self.version.contract, self.encoder),
+            replay_topic=settings.replay_topic,
         )
         self.writer = DocumentWriter(
             self.qdrant,

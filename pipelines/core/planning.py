@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import structlog
 
+from pipelines.core.control import Control
 from pipelines.core.metrics import job_metrics
 from pipelines.core.plans import Action, Plan, decide
 from pipelines.core.points import (
@@ -21,6 +22,7 @@ from pipelines.core.points import (
     head_of,
     point_id,
 )
+from pipelines.core.purge.record import PurgeLog, behind_purge
 from pipelines.core.records import Event
 
 if TYPE_CHECKING:
@@ -46,11 +48,21 @@ class Planner:
         Where the documents stand.
     encoder, chunker
         Of the version's contract.
+    replay_topic
+        Events whose record came from it are replays, which may be older than what was purged.
     """
 
     def __init__(
-        self, qdrant: Qdrant, version: Version, encoder: Encoder, chunker: Chunker
+        self,
+        qdrant: Qdrant,
+        version: Version,
+        encoder: Encoder,
+        chunker: Chunker,
+        *,
+        replay_topic: str | None = None,
     ) -> None:
+        self._replay_topic = replay_topic
+        self._purges = PurgeLog(Control(qdrant))
         self._qdrant = qdrant
         self._version = version
         self._encoder = encoder
@@ -70,12 +82,51 @@ class Planner:
         """
         candidates, repeated = _by_document(events)
         heads = self._heads(list(candidates))
-        plans = [
-            decide(events_of, heads.get(document_id), self._version.fingerprint)
-            for document_id, events_of in candidates.items()
-        ]
+        behind = self._behind_purge(candidates, heads)
+        plans = []
+        for document_id, events_of in candidates.items():
+            refused = behind.get(document_id, [])
+            left = [event for event in events_of if event not in refused] if refused else events_of
+            if left:
+                plan = decide(left, heads.get(document_id), self._version.fingerprint)
+            else:
+                plan = Plan(events_of[0], Action.REFUSED)
+            plan.behind_purge = refused
+            plans.append(plan)
         self._reuse_vectors(plans)
         return plans, repeated
+
+    def _behind_purge(
+        self, candidates: Mapping[str, Sequence[Event]], heads: Mapping[str, Head]
+    ) -> dict[str, list[Event]]:
+        """Replayed events that a tombstone would beat, had it not been purged.
+
+        Asked after the heads were read, and put on record before a tombstone goes: a head that
+        was not there because of a purge is on record by now. Where there is a head, it decides.
+        """
+        replayed = {
+            document_id: found
+            for document_id, events in candidates.items()
+            if document_id not in heads
+            and (found := [event for event in events if self._is_replay(event)])
+        }
+        if not replayed:
+            return {}
+        records = self._purges.of_index(self._version.index)
+        behind = {
+            document_id: [event for event in events if behind_purge(records, event.position)]
+            for document_id, events in replayed.items()
+        }
+        return {document_id: events for document_id, events in behind.items() if events}
+
+    def _is_replay(self, event: Event) -> bool:
+        record = event.record
+        return (
+            not event.deleted
+            and record is not None
+            and self._replay_topic is not None
+            and record.topic == self._replay_topic
+        )
 
     def cut(self, plans: Iterable[Plan]) -> None:
         """Cuts what is to be encoded into chunks, and renders the text of each."""

@@ -46,7 +46,7 @@ class Action(StrEnum):
     STALE = "stale"
     """Older than what is stored."""
     REFUSED = "refused"
-    """The encoder refused every event of the document in the batch."""
+    """Every event of the document in the batch was refused, by the encoder or after a purge."""
 
 
 _OUTCOMES = {
@@ -86,6 +86,10 @@ class Plan:
         What the encoder is given, one text a chunk; empty when nothing needs encoding.
     tokens
         That were encoded for it, up to the model's limit a chunk.
+    tokens
+        That were encoded for it, up to the model's limit a chunk.
+    behind_purge
+        Replayed events of the batch that a purged tombstone might have beaten: dead letters.
     """
 
     event: Event
@@ -97,6 +101,7 @@ class Plan:
     texts: list[str] = field(default_factory=list)
     vectors: NDArray[np.float32] | None = None
     tokens: int = 0
+    behind_purge: list[Event] = field(default_factory=list)
 
     @property
     def writes(self) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from pipelines.core.dead_letters import DeadLetter, WireRecord
-from pipelines.core.decode import Origin, decode, origin_headers
+from pipelines.core.decode import Ignored, Origin, decode, origin_headers
 from pipelines.core.errors import BadRecordError, Reason
+from pipelines.core.purge.record import PurgeRecord, behind_purge
 from pipelines.core.records import Record
 from pipelines.core.settings import Settings
 
@@ -44,7 +45,7 @@ class Verdict(StrEnum):
     OMITTED = "omitted"
     """The dead letter holds no body: the original was too large for the broker."""
     TOO_OLD = "too_old"
-    """Older than the horizon behind which tombstones may be gone: it could revive a deletion."""
+    """Older than tombstones that have been purged: it could bring back what was deleted."""
     NOT_SELECTED = "not_selected"
     """Of another reason than those asked for."""
     OTHER_INDEX = "other_index"
@@ -114,6 +115,7 @@ def plan_replay(
     reasons: Collection[str] = (),
     limit: int | None = None,
     not_before: int | None = None,
+    purges: Sequence[PurgeRecord] = (),
     replayed: Mapping[tuple[str, int, int], int] | None = None,
     now: float | None = None,
 ) -> ReplayPlan:
@@ -132,6 +134,8 @@ def plan_replay(
         Send no more than this many events.
     not_before
         Milliseconds since the epoch: events with an older first timestamp are `TOO_OLD`.
+    purges
+        What was purged of the index: events that it covers are `TOO_OLD`.
     replayed
         Of each event in the replay topic, the greatest number of replays it carries there.
     now
@@ -156,6 +160,7 @@ def plan_replay(
             settings,
             reasons=reasons,
             not_before=not_before,
+            purges=purges,
             replays_sent=(replayed or {}).get(letter.event, 0),
             now=moment,
         )
@@ -205,6 +210,7 @@ def _judge(
     *,
     reasons: Collection[str],
     not_before: int | None,
+    purges: Sequence[PurgeRecord],
     replays_sent: int,
     now: float,
 ) -> tuple[Verdict, str]:
@@ -229,7 +235,10 @@ def _judge(
         settings.replay_topic, 0, 0, round(now * 1000), wire.key, wire.value, wire.headers
     )
     try:
-        decode(record, settings)
+        event = decode(record, settings)
     except BadRecordError as error:
         return Verdict.STILL_REFUSED, error.reason.value
-    return Verdict.SEND, ""
+    # A deletion brings nothing back, however old it is.
+    if isinstance(event, Ignored) or event.deleted:
+        return Verdict.SEND, ""
+    return (Verdict.TOO_OLD if behind_purge(purges, event.position) else Verdict.SEND), ""

@@ -16,6 +16,7 @@ import pytest
 from qdrant_client import models
 
 from monitors.integrity import known
+from monitors.integrity.purges import Purges
 from monitors.probes.base import Level
 from monitors.probes.integrity import IntegrityProbe
 from pipelines.core.encoder import load_encoder
@@ -270,7 +271,7 @@ def test_a_loss_shows_until_the_documents_are_back(watched, texts):
 
 def test_purged_tombstones_on_record_are_no_loss(watched):
     purged = 0
-    probe = IntegrityProbe(purged=lambda context: purged, settle_seconds=0.0)
+    probe = IntegrityProbe(purged=lambda context: Purges(purged), settle_seconds=0.0)
     watched.run(probe)
     watched.state["integrity"] = {**watched.state["integrity"], "known": []}
     deleted = models.Filter(

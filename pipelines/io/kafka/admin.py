@@ -12,13 +12,14 @@ from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from pipelines.core.errors import SettingsError, UnknownNameError
+from pipelines.core.purge.conditions import Role, TopicRetention
 from pipelines.core.settings import Settings
 from pipelines.io.kafka.connection import admin_client
 from pipelines.io.kafka.errors import translate
 from pipelines.io.kafka.feed import Feed
 from pipelines.io.kafka.topology import unknown_topics
 
-__all__ = ["BrokerReport", "TopicReport", "check_broker", "ensure_topics"]
+__all__ = ["BrokerReport", "TopicReport", "check_broker", "ensure_topics", "topic_retentions"]
 
 _log = structlog.get_logger()
 
@@ -38,12 +39,15 @@ class TopicReport:
         Milliseconds that records are kept; -1 for ever, `None` where the broker does not tell.
     cleanup_policy
         `delete`, `compact` or both; `None` where the broker does not tell.
+    segment_ms
+        Milliseconds until a segment is closed; `None` where the broker does not tell.
     """
 
     partitions: int
     timestamp_type: str | None = None
     retention_ms: int | None = None
     cleanup_policy: str | None = None
+    segment_ms: int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,30 @@ def check_broker(settings: Settings, timeout_seconds: float = 10.0) -> BrokerRep
         topics={topic: reports[topic] for topic in read},
         dead_letter_topic=reports.get(feed.dead_letter_topic),
     )
+
+
+def topic_retentions(settings: Settings) -> list[TopicRetention]:
+    """How long each topic can give an event back: source topics, replay topic and dead letters.
+
+    The two that the job makes count with `kafka.dead_letter_retention_seconds` while they do not
+    exist. Raises as `check_broker`.
+    """
+    report = check_broker(settings)
+    made_with = settings.kafka.dead_letter_retention_seconds * 1000
+
+    def of(topic: str, role: Role, found: TopicReport | None) -> TopicRetention:
+        if found is None:
+            return TopicRetention(topic, role, "delete", made_with)
+        return TopicRetention(
+            topic, role, found.cleanup_policy, found.retention_ms, found.segment_ms
+        )
+
+    replays = settings.replay_topic
+    return [
+        *(of(name, "source", found) for name, found in report.topics.items() if name != replays),
+        of(replays, "replay", report.topics.get(replays)),
+        of(settings.dead_letter_topic, "dead letters", report.dead_letter_topic),
+    ]
 
 
 def ensure_topics(settings: Settings) -> list[str]:
@@ -172,12 +200,13 @@ def _describe(admin: KafkaAdminClient, topics: Iterable[str]) -> dict[str, Topic
         if topic["error_code"]:
             raise error({topic["name"]})
         values = configs.get(topic["name"], {})
-        retention = values.get("retention.ms")
+        retention, segment = values.get("retention.ms"), values.get("segment.ms")
         reports[topic["name"]] = TopicReport(
             partitions=len(topic["partitions"]),
             timestamp_type=values.get("message.timestamp.type"),
             retention_ms=int(retention) if retention else None,
             cleanup_policy=values.get("cleanup.policy"),
+            segment_ms=int(segment) if segment else None,
         )
     return reports
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from pipelines.core.dead_letters import (
 from pipelines.core.decode import origin_of
 from pipelines.core.errors import BadRecordError, SystemicError
 from pipelines.core.failures import guarded
+from pipelines.core.purge.record import PurgeRecord
 from pipelines.core.replay import Planned, ReplayPlan, next_origin, plan_replay, to_replay_record
 from pipelines.core.settings import Settings
 from pipelines.io.kafka.admin import ensure_topics
@@ -171,6 +172,7 @@ def plan_replay_of_topic(
     reasons: tuple[str, ...] = (),
     limit: int | None = None,
     not_before: int | None = None,
+    purges: Sequence[PurgeRecord] = (),
 ) -> ReplayPlan:
     """The dry run: what `replay` would send. Reads both topics, writes nothing.
 
@@ -192,6 +194,7 @@ def plan_replay_of_topic(
         reasons=reasons,
         limit=limit,
         not_before=not_before,
+        purges=purges,
         replayed=replayed,
     )
 
