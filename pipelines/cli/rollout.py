@@ -134,10 +134,11 @@ def build(
         log_level="info",
     )
     from pipelines.cli.rollout_output import build_progress, show_build
+    from pipelines.cli.signals import stopping
     from pipelines.rollout.build import build as run
 
-    with build_progress() as progress:
-        report = run(settings, source=source.value, start_job=job, on_progress=progress)
+    with stopping() as stop, build_progress() as progress:
+        report = run(settings, source=source.value, start_job=job, on_progress=progress, stop=stop)
     print_json(report.to_json()) if json else show_build(report)
 
 

@@ -43,7 +43,11 @@ class ProcessIdentity:
     @classmethod
     def current(cls) -> ProcessIdentity:
         """The calling process."""
-        pid = os.getpid()
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessIdentity:
+        """A process of this machine and namespace that runs."""
         stat = _stat(pid)
         return cls(
             host=socket.gethostname(),

@@ -434,9 +434,23 @@ class Settings(BaseSettings):
         The process that pickled them finds them again; another one reads them from its own
         environment or from the files that the settings name.
         """
-        public = self.model_dump_json(exclude=_SECRETS)
+        public = self.public_json()
         _pickled[public] = self
         return _restore, (public,)
+
+    def public_json(self) -> str:
+        """All of them as JSON but for the secrets, which a settings file or a log may hold."""
+        return self.model_dump_json(exclude=_SECRETS)
+
+    def secret_environment(self) -> dict[str, str]:
+        """The secrets as variables for a process that is given `public_json` as its file."""
+        found = {}
+        for section, keys in _SECRETS.items():
+            for key in keys:
+                value = getattr(getattr(self, section), key)
+                if value is not None:
+                    found[f"{ENV_PREFIX}{section}__{key}".upper()] = value.get_secret_value()
+        return found
 
     @property
     def dead_letter_topic(self) -> str:
