@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +156,25 @@ class Control:
         if stored is None or stored.fields.get("write") != write:
             return None
         return stored
+
+    def remove(self, kind: str, names: Sequence[str]) -> None:
+        """Removes records by name, whoever wrote them last: for what has ended for good."""
+        from qdrant_client import models
+
+        if not names or not self._exists():
+            return
+        for start in range(0, len(names), _PAGE):
+            some = models.FieldCondition(
+                key="name", match=models.MatchAny(any=list(names[start : start + _PAGE]))
+            )
+            self._call(
+                "delete",
+                CONTROL_COLLECTION,
+                points_selector=models.FilterSelector(
+                    filter=models.Filter(must=[_equals("kind", kind), some])
+                ),
+                wait=True,
+            )
 
     def _exists(self) -> bool:
         """Whether there is a collection to read; reading makes none."""

@@ -28,12 +28,14 @@ from pipelines.core.errors import (
 )
 from pipelines.core.process import ProcessIdentity
 
-__all__ = ["LEASE", "Lease", "LeaseTimes"]
+__all__ = ["LEASE", "Lease", "LeaseTimes", "end_lease", "end_message"]
 
 LEASE = "lease"
 """Kind of the control records that are leases."""
 
 _RELEASE_SECONDS = 5.0
+_ENDED = "ended"
+"""Field that says why a lease was taken from its holder for good."""
 _LONGEST_POLL_SECONDS = 1.0
 
 
@@ -298,6 +300,8 @@ class Lease:
         if stored is None:
             return f"the lease {self.name} was removed from the control collection"
         fields = stored.fields
+        if fields.get(_ENDED):
+            return str(fields[_ENDED])
         return (
             f"process {fields.get('pid')} on {fields.get('host')} has taken over {self.name} at "
             f"{fields.get('acquired_at')}: this process did not renew its lease in time, or the "
@@ -311,6 +315,40 @@ class Lease:
         self.lost.set()
         if self.on_lost is not None:
             self.on_lost(error)
+
+
+def end_lease(control: Control, name: str, why: str) -> bool:
+    """Takes a lease from whoever holds it: nobody's any longer, and its holder is told why.
+
+    The holder finds out at its next heartbeat, within a third of its `ttl_seconds`, and stops
+    with `LeaseHeldError`. A later job of the same name may claim the lease as any free one.
+
+    Returns
+    -------
+    bool
+        Whether a process that may be alive held it. Where none did, the record is removed; else
+        it stays, because a heartbeat would make a record that is missing anew.
+    """
+    here = ProcessIdentity.current()
+    while True:
+        seen = control.read(LEASE, name)
+        if seen is None:
+            return False
+        told = bool(seen.fields.get(_ENDED))
+        holder = ProcessIdentity.from_payload(seen.fields)
+        if not told and (not seen.fields.get("holder") or holder.has_ended(seen_by=here)):
+            control.remove(LEASE, [name])
+            return False
+        if told or control.swap(
+            LEASE, name, seen=seen, fields={**seen.fields, "holder": "", _ENDED: why}
+        ):
+            return True
+
+
+def end_message(control: Control, name: str) -> str:
+    """Why `end_lease` took the lease; empty when nobody did."""
+    seen = control.read(LEASE, name)
+    return "" if seen is None else str(seen.fields.get(_ENDED) or "")
 
 
 def _ttl(seen: ControlRecord | None, default: float) -> float:
