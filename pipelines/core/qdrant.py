@@ -11,6 +11,8 @@ import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from pipelines.core.embedded_groups import query_points_groups
+from pipelines.core.embedded_lookup import DocumentLookup
 from pipelines.core.embedded_storage import RequestTransaction
 from pipelines.core.errors import (
     IndexMissingError,
@@ -160,6 +162,7 @@ class Qdrant:
         self.local = settings.url is None
         self._lock: AbstractContextManager[Any] = threading.RLock() if self.local else nullcontext()
         self._storages: dict[str, RequestTransaction] = {}
+        self._lookup = DocumentLookup(client)
 
     def __repr__(self) -> str:
         return f"Qdrant({self.where!r})"
@@ -196,7 +199,7 @@ class Qdrant:
                 warnings.simplefilter("ignore", UserWarning)
                 self._flush()
                 try:
-                    result = operation(*args, **kwargs)
+                    result = self._embedded(method, args, kwargs)
                 finally:
                     self._flush()
                 if method == "create_collection":
@@ -204,6 +207,16 @@ class Qdrant:
                 return result
         except Exception as error:  # translate re-raises what it does not know
             raise translate(error, self.where) from error
+
+    def _embedded(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # The engine walks through the whole collection for a condition and for groups.
+        self._lookup.note(method, args, kwargs)
+        answer = self._lookup.answer(method, args, kwargs)
+        if answer is not NotImplemented:
+            return answer
+        if method == "query_points_groups":
+            return query_points_groups(self._client, *args, **kwargs)
+        return getattr(self._client, method)(*args, **kwargs)
 
     def tune_all(self) -> None:
         """See `_tune`; for the collections that were there when the store was opened."""
