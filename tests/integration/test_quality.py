@@ -21,11 +21,11 @@ def test_search_finds_what_the_model_can(name, without_text, tmp_path):
         pytest.skip(reason)
     corpus = Corpus(name)
 
-    result, scores = ingested_and_searched(corpus, tmp_path)
+    found = ingested_and_searched(corpus, tmp_path)
 
-    assert len(corpus.documents()) == result.counts.consumed
-    assert result.counts.balanced
-    assert without_text == result.counts.outcomes["dead_lettered"]
+    assert len(corpus.documents()) == found.result.counts.consumed
+    assert found.result.counts.balanced
+    assert without_text == found.result.counts.outcomes["dead_lettered"]
     reference = corpus.reference()
-    for measure, score in scores.items():
+    for measure, score in found.scores.items():
         assert abs(reference[measure] - score) <= TOLERANCE, (measure, reference[measure], score)
