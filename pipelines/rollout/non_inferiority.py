@@ -78,9 +78,12 @@ class NonInferiority:
 
     @property
     def outcome(self) -> Decision:
-        """`pass` and `refuse` where the level allows them, else `undecided`."""
-        if self.p_pass <= self.level:
-            return "pass"
+        """`pass` and `refuse` where the level allows them, else `undecided`.
+
+        Only the side of the margin on which the mean lies can be shown.
+        """
+        if self.difference > -self.margin:
+            return "pass" if self.p_pass <= self.level else "undecided"
         return "refuse" if self.p_refuse <= self.level else "undecided"
 
     @property
