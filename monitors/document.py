@@ -12,18 +12,52 @@ from prometheus_client import CollectorRegistry
 
 from monitors.failures import FAILURES
 from monitors.families import MONITOR_FAMILIES, PROBE_FAMILIES, Family
+from monitors.live import ROLES
+from monitors.other import FILLING_PROBES
 from monitors.probes import PROBES
 from monitors.probes.base import Probe
+from monitors.rollout import GATE_OUTCOMES, INTENTS, ROLLOUT_FAMILIES
 from monitors.store import Outcome
 from pipelines.core.metrics import JobMetrics
+from pipelines.core.rollout import RolloutState
 
 __all__ = ["metrics_page"]
 
 _ABOUT = (
     "The ingest job serves the first table (`metrics.port`, 9108); the monitor serves the others "
-    "(`monitor.port`, 9109), for the live version alone. A counter's name ends in `_total`. Values "
-    "of a label are bounded: those of `reason` and `outcome` are listed below, `topic` and "
-    "`partition` are Kafka's, the others follow from the settings."
+    "(`monitor.port`, 9109), for the live version and, while a rollout is under way, for the one "
+    "beside it. A counter's name ends in `_total`. Values of a label are bounded: those of "
+    "`reason`, `outcome`, `role`, `state` and `action` are listed below, `topic` and `partition` "
+    "are Kafka's, the others follow from the settings and from the rollout's record."
+)
+
+_VERSIONS = (
+    "While a rollout is under way the leader monitors both versions, each with its own memory, "
+    "baseline and reference, in the same families: the label `version` tells them apart, and "
+    "`plumbline_monitor_version_role` says what each is. While the candidate is being filled only "
+    + ", ".join(f"`{name}`" for name in sorted(FILLING_PROBES))
+    + " look at it; once it is full, and at the previous version during the soak, all probes that "
+    "are turned on do. The counters of runs and failures are those of live versions; how the "
+    "other's last run went is in `plumbline_probe_failing`."
+)
+
+_JOIN = (
+    "An alarm of the candidate or of the previous version touches nobody who searches: it must not "
+    "page as one of live does. Rules that page join on the role, others leave it out:"
+)
+
+_RULES = """```promql
+plumbline_probe_alarm == 1
+  and on (index, version) plumbline_monitor_version_role{role="live"}
+
+plumbline_probe_alarm
+  * on (instance, index, version) group_left (role) plumbline_monitor_version_role
+```"""
+
+_ROLLOUT = (
+    "Read by the leader from the rollout's record, each time it looks where the alias points; a "
+    "replica that stands by gives none, nor does the leader while Qdrant does not answer. The "
+    "record outlives the rollout, so that the state in which the last one ended stays to be seen."
 )
 
 _OUTCOMES = {
@@ -60,6 +94,21 @@ def metrics_page(probes: Mapping[str, Probe] = PROBES) -> str:
         _table(_job()),
         "## Monitor: the service",
         _table(MONITOR_FAMILIES),
+        "### Versions, and their `role`",
+        _VERSIONS,
+        _pairs("role", list(ROLES.items())),
+        _JOIN,
+        _RULES,
+        "## Monitor: the rollout",
+        _ROLLOUT,
+        _table(ROLLOUT_FAMILIES),
+        "`state` is one of "
+        + ", ".join(f"`{state.value}`" for state in RolloutState)
+        + "; `outcome` one of "
+        + ", ".join(f"`{one}`" for one in GATE_OUTCOMES)
+        + "; `action` one of "
+        + ", ".join(f"`{one}`" for one in INTENTS)
+        + " (of another release); `kind` is `done` or `total`.",
         "## Monitor: every probe",
         "`probe` is one of " + ", ".join(f"`{name}`" for name in sorted(probes)) + ".",
         _table(PROBE_FAMILIES),

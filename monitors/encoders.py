@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from monitors.store.records import VersionKey
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Encoders"]
 
 _VERSIONS = 2
-"""The live one and, around a switch, the one before."""
+"""The live one and the one beside it in a rollout: the candidate, or the one before."""
 
 _AGAIN_SECONDS = 60.0
 """How long a failure stands before it is tried again: a missing model may take long to miss."""
@@ -30,6 +30,8 @@ _AGAIN_SECONDS = 60.0
 
 @dataclass
 class _Entry:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the model is loaded and checked; the other version's probes do not wait for it."""
     encoder: Encoder | None = None
     checked: bool = False
     error: PlumblineError | None = None
@@ -63,8 +65,8 @@ class Encoders:
         ModelError, ContractMismatchError, CanaryMismatchError
             This process cannot encode for the version.
         """
-        with self._lock:
-            entry = self._entry(version)
+        entry = self._entry(version)
+        with entry.lock:
             if entry.encoder is None:
                 self._load(entry, version)
             assert entry.encoder is not None
@@ -86,8 +88,8 @@ class Encoders:
         ModelError, ContractMismatchError
             It cannot be loaded.
         """
-        with self._lock:
-            entry = self._entry(version)
+        entry = self._entry(version)
+        with entry.lock:
             if entry.encoder is None:
                 self._load(entry, version)
             assert entry.encoder is not None
@@ -103,11 +105,12 @@ class Encoders:
 
     def _entry(self, version: Version) -> _Entry:
         key = VersionKey.of(version)
-        entry = self._entries.setdefault(key, _Entry())
-        self._entries.move_to_end(key)
-        while len(self._entries) > _VERSIONS:
-            self._entries.popitem(last=False)
-        return entry
+        with self._lock:
+            entry = self._entries.setdefault(key, _Entry())
+            self._entries.move_to_end(key)
+            while len(self._entries) > _VERSIONS:
+                self._entries.popitem(last=False)
+            return entry
 
     def _load(self, entry: _Entry, version: Version) -> None:
         self._fresh(entry)

@@ -69,14 +69,14 @@ PROBE_FAMILIES = (
     Family(
         "plumbline_probe_runs_total",
         "counter",
-        "Runs since the store was made, by how they went.",
+        "Runs on live versions since the store was made, by how they went.",
         ("index", "probe", "outcome"),
         "runs",
     ),
     Family(
         "plumbline_probe_failures_total",
         "counter",
-        "Runs that failed since the store was made, by reason.",
+        "Runs on live versions that failed since the store was made, by reason.",
         ("index", "probe", "reason"),
         "runs",
     ),
@@ -120,9 +120,17 @@ MONITOR_FAMILIES = (
         "0 or 1",
     ),
     Family(
+        "plumbline_monitor_version_role",
+        "gauge",
+        "What the version is to its index: live, candidate or previous; always 1. Alert rules join "
+        "on it.",
+        ("index", "version", "role"),
+        "1",
+    ),
+    Family(
         "plumbline_monitor_version_readable",
         "gauge",
-        "Whether the live version's contract can be read; the version is empty without an alias.",
+        "Whether the version's contract can be read; the version is empty without an alias.",
         ("index", "version"),
         "0 or 1",
     ),

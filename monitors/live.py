@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from monitors.failures import UnreadableVersionError
 from monitors.store.records import VersionKey
@@ -16,12 +18,21 @@ from pipelines.core.errors import (
 from pipelines.core.qdrant import Qdrant
 from pipelines.core.versions import Version, list_versions, live_version_name, open_version
 
-__all__ = ["Look", "look"]
+__all__ = ["ROLES", "Look", "Role", "look", "open_look"]
+
+Role = Literal["live", "candidate", "previous"]
+
+ROLES: Mapping[Role, str] = {
+    "live": "The alias points at it: users search it.",
+    "candidate": "It is being built or proved, and nobody searches it.",
+    "previous": "It was live before the switch and is kept for a rollback; nobody searches it.",
+}
+"""What a version is to its index."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """What is behind an index's alias.
+    """What is there to be monitored: behind an index's alias, or beside it.
 
     Parameters
     ----------
@@ -32,11 +43,21 @@ class Look:
         `None` where there is an `error`.
     error
         Why the version cannot be monitored.
+    probes
+        Those that say something of the version; `None` for all of them.
+    role
+        What the version is to the index.
     """
 
     key: VersionKey | None
     version: Version | None
     error: PlumblineError | None
+    probes: Container[str] | None = None
+    role: Role = "live"
+
+    def allows(self, probe: str) -> bool:
+        """Whether the probe has something to look at."""
+        return self.probes is None or probe in self.probes
 
 
 def look(qdrant: Qdrant, index: str) -> Look:
@@ -47,6 +68,11 @@ def look(qdrant: Qdrant, index: str) -> Look:
             return Look(VersionKey(index, "", ""), None, _missing(qdrant, index))
     except PlumblineError as error:
         return Look(None, None, error)
+    return open_look(qdrant, index, name)
+
+
+def open_look(qdrant: Qdrant, index: str, name: str) -> Look:
+    """Opens a version of the index by its own name; errors of ours are answers."""
     unreadable = VersionKey(index, name, "")
     try:
         version = open_version(qdrant, name)
@@ -71,8 +97,8 @@ def look(qdrant: Qdrant, index: str) -> Look:
             unreadable,
             None,
             UnreadableVersionError(
-                f"the alias {index} points at {name}, which is a version of the index "
-                f"{version.index!r}. Point it back."
+                f"{name} is a version of the index {version.index!r}, not of {index!r}. If the "
+                f"alias {index} points at it, point it back."
             ),
         )
     return Look(VersionKey.of(version), version, None)

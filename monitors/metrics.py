@@ -1,6 +1,7 @@
 """The monitor's metrics: made from the last reading of the store at each scrape.
 
-Nothing is kept between scrapes, so figures of a version that is no longer live are gone with it.
+Nothing is kept between scrapes, so figures of a version that is no longer monitored are gone with
+it.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ from prometheus_client.registry import Collector
 from monitors.failures import FAILURES
 from monitors.families import MONITOR_FAMILIES, PROBE_FAMILIES, Family
 from monitors.probes.base import FigureFamily, Level
-from monitors.snapshot import Snapshot
+from monitors.rollout import ROLLOUT_FAMILIES, RolloutReading, rollout_series
+from monitors.snapshot import Snapshot, VersionRuns
 from monitors.store import Outcome
 
 if TYPE_CHECKING:
     from monitors.probes.base import Probe
-    from monitors.store import StoredRun
+    from monitors.store import StoredRun, VersionKey
 
 __all__ = ["MonitorCollector", "MonitorState"]
 
 Series = tuple[Sequence[str], float]
+
+_FAMILIES = (*MONITOR_FAMILIES, *PROBE_FAMILIES, *ROLLOUT_FAMILIES)
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,10 @@ class MonitorState:
     ----------
     store_opened
         False while this process has not opened its store: another one uses it, or it is away.
-    qdrant_up, encoder_usable
-        `None` where this process has not asked.
+    qdrant_up, rollout
+        `None` where this process has not asked, or Qdrant did not answer.
+    encoders
+        Whether a version's encoder can be used, of those that were asked for.
     """
 
     index: str
@@ -46,7 +52,8 @@ class MonitorState:
     snapshot: Snapshot = field(default_factory=Snapshot)
     store_opened: bool = False
     qdrant_up: bool | None = None
-    encoder_usable: bool | None = None
+    rollout: RolloutReading | None = None
+    encoders: Mapping[VersionKey, bool] = field(default_factory=dict)
 
 
 class MonitorCollector(Collector):
@@ -78,7 +85,7 @@ class MonitorCollector(Collector):
 
     def describe(self) -> Iterable[Metric]:
         """Every family, so that a name that is taken shows when this is registered."""
-        for family in (*MONITOR_FAMILIES, *PROBE_FAMILIES):
+        for family in _FAMILIES:
             yield _metric(family, [])
         for figure in self._figures.values():
             yield _figure_metric(figure, [])
@@ -91,7 +98,10 @@ class MonitorCollector(Collector):
             values.setdefault(f"plumbline_monitor_{name}", []).append((labels, value))
         for name, labels, value in self._of_probes(state):
             values.setdefault(f"plumbline_probe_{name}", []).append((labels, value))
-        for family in (*MONITOR_FAMILIES, *PROBE_FAMILIES):
+        if state.rollout is not None:
+            for name, labels, value in rollout_series(state.index, state.rollout):
+                values.setdefault(name, []).append((labels, value))
+        for family in _FAMILIES:
             yield _metric(family, values.get(family.name, []))
         figures = self._figure_values(state)
         for figure in self._figures.values():
@@ -103,17 +113,16 @@ class MonitorCollector(Collector):
             yield "interval_seconds", (index, name), self._intervals[name]
         if state.store_opened and snapshot.read_at is not None:
             yield from self._counters(index, snapshot.counts)
-        if snapshot.live is None:
-            return
-        for name in self._probes:
-            labels = (index, snapshot.live.key.version, name)
-            last, completed = snapshot.last.get(name), snapshot.completed.get(name)
-            if last is not None:
-                yield "failing", labels, float(last.outcome is Outcome.FAILED)
-                yield "duration_seconds", labels, last.seconds
-                yield "last_run_timestamp_seconds", labels, last.started_at.timestamp()
-            if completed is not None:
-                yield from _decision(labels, completed)
+        for version in snapshot.versions:
+            for name in self._probes:
+                labels = (index, version.key.version, name)
+                last, completed = version.last.get(name), version.completed.get(name)
+                if last is not None:
+                    yield "failing", labels, float(last.outcome is Outcome.FAILED)
+                    yield "duration_seconds", labels, last.seconds
+                    yield "last_run_timestamp_seconds", labels, last.started_at.timestamp()
+                if completed is not None:
+                    yield from _decision(labels, completed)
 
     def _counters(
         self, index: str, counts: Mapping[tuple[str, str, str], int]
@@ -133,22 +142,20 @@ class MonitorCollector(Collector):
 
     def _figure_values(self, state: MonitorState) -> dict[str, list[Series]]:
         found: dict[str, list[Series]] = {}
-        live = state.snapshot.live
-        if live is None:
-            return found
         own = {name: {family.name for family in p.FAMILIES} for name, p in self._probes.items()}
-        for name, run in state.snapshot.completed.items():
-            for figure in run.figures:
-                # An earlier release may have kept what this one does not know.
-                family = self._figures.get(figure.name)
-                if (
-                    family is None
-                    or figure.name not in own.get(name, set())
-                    or len(figure.labels) != len(family.labels)
-                ):
-                    continue
-                labels = (state.index, live.key.version, *figure.labels)
-                found.setdefault(figure.name, []).append((labels, figure.value))
+        for version in state.snapshot.versions:
+            for name, run in version.completed.items():
+                for figure in run.figures:
+                    # An earlier release may have kept what this one does not know.
+                    family = self._figures.get(figure.name)
+                    if (
+                        family is None
+                        or figure.name not in own.get(name, set())
+                        or len(figure.labels) != len(family.labels)
+                    ):
+                        continue
+                    labels = (state.index, version.key.version, *figure.labels)
+                    found.setdefault(figure.name, []).append((labels, figure.value))
         return found
 
 
@@ -180,14 +187,23 @@ def _service(state: MonitorState) -> Iterator[tuple[str, tuple[str, ...], float]
         yield "store_read_timestamp_seconds", (index,), time.time() - age
     if state.qdrant_up is not None:
         yield "qdrant_up", (index,), float(state.qdrant_up)
-    if snapshot.live is None:
-        return
-    labels = (index, snapshot.live.key.version)
-    yield "version_readable", labels, float(not snapshot.live.problem)
-    yield "version_since_timestamp_seconds", labels, snapshot.live.since.timestamp()
-    if state.encoder_usable is not None:
-        yield "encoder_usable", labels, float(state.encoder_usable)
-    for reference in snapshot.references:
+    if snapshot.live is not None:
+        labels = (index, snapshot.live.key.version)
+        yield "version_since_timestamp_seconds", labels, snapshot.live.since.timestamp()
+    for version in snapshot.versions:
+        yield from _version(index, version, state.encoders.get(version.key))
+
+
+def _version(
+    index: str, version: VersionRuns, encoder: bool | None
+) -> Iterator[tuple[str, tuple[str, ...], float]]:
+    labels = (index, version.key.version)
+    if version.key.version:
+        yield "version_role", (*labels, version.role), 1.0
+    yield "version_readable", labels, float(not version.problem)
+    if encoder is not None:
+        yield "encoder_usable", labels, float(encoder)
+    for reference in version.references:
         kind = (*labels, reference.kind)
         yield "reference_vectors", kind, float(reference.rows)
         yield "reference_created_timestamp_seconds", kind, reference.created_at.timestamp()

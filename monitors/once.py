@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from monitors.encoders import Encoders
 from monitors.finished import Finished
-from monitors.live import look
+from monitors.live import Look, look, open_look
 from monitors.probes import PROBES
 from monitors.runner import Runner
 from monitors.service import enabled_probes, lease_name, prompt
@@ -21,8 +21,6 @@ from pipelines.core.qdrant import connect
 
 if TYPE_CHECKING:
     from monitors.probes.base import LagReader, Probe
-    from monitors.store import Store
-    from pipelines.core.qdrant import Qdrant
     from pipelines.core.settings import Settings
 
 __all__ = ["Round", "run_once"]
@@ -52,11 +50,12 @@ def run_once(
     *,
     lag: LagReader | None = None,
     record: bool = True,
+    version: str | None = None,
     probes: Mapping[str, Probe] | None = None,
     encoders: Encoders | None = None,
     on_run: Callable[[Finished], None] | None = None,
 ) -> Round:
-    """Runs probes one after another on the live version.
+    """Runs probes one after another on the live version, or on one by name.
 
     The runs are a round like those of the service, with its memory, under its lease. Where the
     service is at work itself the probes only look, and nothing is written.
@@ -67,6 +66,8 @@ def run_once(
         Default: the probes that are turned on.
     record
         False looks only.
+    version
+        In place of the live one; its runs are kept under its own name, with its own memory.
     probes, encoders
         Injected by tests and by the demo.
     on_run
@@ -77,7 +78,7 @@ def run_once(
     UnknownNameError
         There is no such probe; names the valid ones.
     IndexMissingError, StoreConflictError, ServiceUnavailableError, TransientError
-        The live version cannot be found or read.
+        The version cannot be found or read.
     """
     known: Mapping[str, Probe] = PROBES if probes is None else probes
     if names:
@@ -86,54 +87,57 @@ def run_once(
         chosen = dict(probes) if probes is not None else enabled_probes(settings)
     settings = prompt(settings)
     qdrant = connect(settings)
-    seen = look(qdrant, settings.index)
+
+    def look_at() -> Look:
+        if version is None:
+            return look(qdrant, settings.index)
+        return open_look(qdrant, settings.index, version)
+
+    seen = look_at()
     if seen.error is not None:
         raise seen.error
     assert seen.key is not None
+    key = seen.key
+    encoders = encoders or Encoders(settings)
     store = open_store(settings.monitor)
+
+    def go(*, record: bool, note: str = "") -> Round:
+        runner = Runner(
+            settings,
+            qdrant,
+            store,
+            chosen,
+            encoders,
+            lag=lag,
+            record=record,
+            look_at=look_at,
+            counted=version is None,
+        )
+        runs = []
+        for name in chosen:
+            finished = runner.run(name)
+            assert finished is not None, "nobody calls these runs off"
+            runs.append(finished)
+            if on_run is not None:
+                on_run(finished)
+        return Round(key, tuple(runs), record, note)
+
     try:
         if not record:
-            return _round(
-                settings, qdrant, store, chosen, seen.key, lag, False, "", on_run, encoders
-            )
+            return go(record=False)
         lease = Lease(Control(qdrant), lease_name(settings.index), settings.monitor.lease_seconds)
         try:
             lease.acquire()
         except LeaseHeldError:
-            note = "a monitor is running and holds the lease, so these runs are not recorded"
-            return _round(
-                settings, qdrant, store, chosen, seen.key, lag, False, note, on_run, encoders
+            return go(
+                record=False,
+                note="a monitor is running and holds the lease, so these runs are not recorded",
             )
         try:
-            store.set_live(seen.key, "", datetime.now(UTC))
-            return _round(
-                settings, qdrant, store, chosen, seen.key, lag, True, "", on_run, encoders
-            )
+            if version is None:
+                store.set_live(key, "", datetime.now(UTC))
+            return go(record=True)
         finally:
             lease.release()
     finally:
         store.close()
-
-
-def _round(
-    settings: Settings,
-    qdrant: Qdrant,
-    store: Store,
-    probes: Mapping[str, Probe],
-    key: VersionKey,
-    lag: LagReader | None,
-    record: bool,
-    note: str,
-    on_run: Callable[[Finished], None] | None,
-    encoders: Encoders | None,
-) -> Round:
-    encoders = encoders or Encoders(settings)
-    runner = Runner(settings, qdrant, store, probes, encoders, lag=lag, record=record)
-    runs = []
-    for name in probes:
-        finished = runner.run(name)
-        assert finished is not None, "nobody calls these runs off"
-        runs.append(finished)
-        if on_run is not None:
-            on_run(finished)
-    return Round(key, tuple(runs), record, note)

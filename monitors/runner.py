@@ -1,4 +1,4 @@
-"""Runs one probe once: on a thread of its own, within its time, on the version that is live."""
+"""Runs one probe once: on a thread of its own, within its time, on the version it is told."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import structlog
 from monitors.context import RunDeadline, StagedReferences, make_context
 from monitors.failures import FAILURES, describe, reason_of
 from monitors.finished import Finished, as_failed, begun_at
-from monitors.live import look
+from monitors.live import Look, look
 from monitors.probes.base import LagReader, Level, Probe, ProbeContext, ProbeResult
 from monitors.results import exportable, known_reason, stored_evidence
 from monitors.store import Memory, Outcome, Run, SupersededError, VersionKey
@@ -53,6 +53,11 @@ class Runner:
         False leaves the store as it is.
     lag
         `None` where no Kafka is set up.
+    look_at
+        Says which version is to be probed, at the start of a run and again at its end: a result
+        is dropped when the answer has changed. Default: the one that is live.
+    counted
+        False leaves the index's counts of runs and failures alone: those are the live version's.
     now
         Injected by tests.
     """
@@ -67,6 +72,8 @@ class Runner:
         *,
         lag: LagReader | None = None,
         record: bool = True,
+        look_at: Callable[[], Look] | None = None,
+        counted: bool = True,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._settings = settings
@@ -76,6 +83,8 @@ class Runner:
         self._encoders = encoders
         self._lag = lag
         self._record = record
+        self._look = look_at or (lambda: look(qdrant, settings.index))
+        self._counted = counted
         self._now = now
         self._lock = threading.Lock()
         self._attempts: dict[str, _Attempt] = {}
@@ -101,7 +110,9 @@ class Runner:
             return tuple(name for name, attempt in self._attempts.items() if not attempt.done)
 
     def run(self, name: str) -> Finished | None:
-        """One run of a probe; `None` when it was called off. No error of the probe's is raised.
+        """One run of a probe; `None` when it was called off, or there is nothing to look at.
+
+        No error of the probe's is raised.
 
         Parameters
         ----------
@@ -118,7 +129,9 @@ class Runner:
         started = False
         started_at, begun = self._now(), time.monotonic()
         try:
-            seen = look(self._qdrant, self._settings.index)
+            seen = self._look()
+            if not seen.allows(name):
+                return None
             key = seen.key or self._known_key()
 
             def failed(failure: str, message: str) -> Finished:
@@ -161,18 +174,22 @@ class Runner:
         if cancelled.is_set():
             return None
         ended = self._judged(name, attempt, begun_at(name, key, started_at, begun))
-        return self._write(ended, cancelled, memory, staged)
+        return None if ended is None else self._write(ended, cancelled, memory, staged)
 
-    def _judged(self, name: str, attempt: _Attempt, ended: Finished) -> Finished:
+    def _judged(self, name: str, attempt: _Attempt, ended: Finished) -> Finished | None:
         """What the thread's answer amounts to, now that the alias may have moved."""
-        again = look(self._qdrant, self._settings.index)
+        again = self._look()
+        if not again.allows(name):
+            _log.info("probe_run_dropped", probe=name, version=ended.key.version)
+            return None
         # Where Qdrant does not say, the result stands: it is true of the version it names.
         if again.key is not None and again.key != ended.key:
             return replace(
                 ended,
                 outcome=Outcome.VERSION_SWITCHED,
                 failure="",
-                message=f"the alias has moved from {ended.key.version} while the probe ran",
+                message=f"another version has taken the place of {ended.key.version} while the "
+                "probe ran",
             )
         error = attempt.error
         if error is None and attempt.result is None:
@@ -224,11 +241,12 @@ class Runner:
             return self._log(ended)
         try:
             if ended.outcome is Outcome.VERSION_SWITCHED:
-                self._store.count(ended.key.index, ended.probe, ended.outcome)
+                self._count(ended, ended.outcome)
             else:
                 if memory is None:
                     memory = self._store.memory(ended.key, ended.probe)
-                self._store.record(self._as_run(ended, staged), memory.runs)
+                run = self._as_run(ended, staged)
+                self._store.record(run, memory.runs, counted=self._counted)
         except SupersededError as error:
             return self._log(self._superseded(ended, error))
         except PlumblineError as error:
@@ -241,9 +259,13 @@ class Runner:
             return self._write(as_failed(ended, "fault", message), cancelled, memory)
         return self._log(replace(ended, recorded=True))
 
+    def _count(self, ended: Finished, outcome: Outcome) -> None:
+        if self._counted:
+            self._store.count(ended.key.index, ended.probe, outcome)
+
     def _superseded(self, ended: Finished, error: SupersededError) -> Finished:
         try:
-            self._store.count(ended.key.index, ended.probe, Outcome.SUPERSEDED)
+            self._count(ended, Outcome.SUPERSEDED)
         except PlumblineError:
             _log.warning("run_not_counted", probe=ended.probe)
         return replace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -11,15 +12,17 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from monitors.encoders import Encoders
-from monitors.failures import describe
+from monitors.failures import UnreadableVersionError, describe
 from monitors.health import Pulse, health_of, readiness_of
 from monitors.http import HttpServer
-from monitors.live import look
+from monitors.live import Look, look
 from monitors.metrics import MonitorCollector, MonitorState
+from monitors.other import NOTHING, OtherLook, other_version
 from monitors.probes import PROBES
+from monitors.rollout import RolloutReader, RolloutReading
 from monitors.runner import Runner
 from monitors.schedule import Schedule, Task
-from monitors.snapshot import Snapshot, read_snapshot
+from monitors.snapshot import Snapshot, VersionRuns, read_snapshot
 from monitors.store import Store, VersionKey, open_store
 from monitors.store.engine import open_database
 from pipelines import __version__
@@ -27,6 +30,7 @@ from pipelines.core.control import Control
 from pipelines.core.errors import PlumblineError, TransientError
 from pipelines.core.lease import Lease
 from pipelines.core.qdrant import Qdrant, connect
+from pipelines.core.rollout import RolloutStore
 
 if TYPE_CHECKING:
     from monitors.http import Health
@@ -45,6 +49,10 @@ _FOREVER_SECONDS = 10 * 365 * 86_400.0
 _ABANDON_SECONDS = 5.0
 
 _log = structlog.get_logger()
+
+
+def _other_task(probe: str) -> str:
+    return f"{probe} of the other version"
 
 
 def lease_name(index: str) -> str:
@@ -104,12 +112,18 @@ class MonitorService:
         self._store: Store | None = None
         self._qdrant: Qdrant = connect(self._settings)
         self._encoders = Encoders(self._settings)
+        rollouts = RolloutStore(Control(self._qdrant))
+        self._rollouts = RolloutReader(rollouts, self._index)
+        self._look_other = OtherLook(self._qdrant, self._index, rollouts)
         self._runner: Runner | None = None
+        self._other_runner: Runner | None = None
         self._schedule: Schedule | None = None
         self._leader = False
         self._qdrant_up: bool | None = None
         self._waiting = "starting"
         self._live: VersionKey | None = None
+        self._other: Look = NOTHING
+        self._rollout: RolloutReading | None = None
         self._snapshot = Snapshot()
         self._attempted: set[str] = set()
         self._refresh_lock = threading.Lock()
@@ -186,20 +200,26 @@ class MonitorService:
 
     def _lead(self, store: Store, lease: Lease, stop: threading.Event) -> None:
         if self._runner is None:
-            self._runner = Runner(
-                self._settings, self._qdrant, store, self._probes, self._encoders, lag=self._lag
-            )
-        runner = self._runner
-        runner.resume()
-        self._live = None
+            self._runner = self._make_runner(store)
+        if self._other_runner is None:
+            self._other_runner = self._make_runner(store, self._look_other)
+        runners = (self._runner, self._other_runner)
+        for runner in runners:
+            runner.resume()
+        self._live, self._other = None, NOTHING
         self._refresh()
         started = {name: run.started_at for name, run in self._snapshot.last.items()}
-        schedule = self._schedule = Schedule(self._tasks(runner, store))
+        schedule = Schedule(self._tasks(*runners, store))
         self._leader, self._waiting = True, ""
         _log.info("monitor_leading", index=self._index)
         self._follow(store)
         if self._snapshot.live is not None and self._live != self._snapshot.live.key:
             started = {}
+        if self._snapshot.other is not None:
+            started |= {
+                _other_task(name): run.started_at for name, run in self._snapshot.other.last.items()
+            }
+        self._schedule = schedule
         schedule.start(started)
         try:
             while not stop.wait(0.2) and not lease.lost.is_set():
@@ -207,24 +227,42 @@ class MonitorService:
         finally:
             self._leader = False
             schedule.stop()
-            runner.cancel()
-            self._schedule = None
+            for runner in runners:
+                runner.cancel()
+            self._schedule, self._rollout, self._other = None, None, NOTHING
         if lease.lost.is_set():
             try:
                 lease.check()
             except PlumblineError as error:
                 _log.warning("monitor_lost_lease", message=describe(error))
 
-    def _tasks(self, runner: Runner, store: Store) -> list[Task]:
-        ratio = self._settings.monitor.jitter_ratio
-        tasks = [
-            Task(name, self._running(runner, name), interval, interval * ratio)
-            for name in self._probes
-            for interval in [self._interval(name)]
+    def _make_runner(self, store: Store, look_at: Callable[[], Look] | None = None) -> Runner:
+        """One of the live version, or of the one that is looked at."""
+        return Runner(
+            self._settings,
+            self._qdrant,
+            store,
+            self._probes,
+            self._encoders,
+            lag=self._lag,
+            look_at=look_at,
+            counted=look_at is None,
+        )
+
+    def _tasks(self, live: Runner, other: Runner, store: Store) -> list[Task]:
+        def task(name: str, probe: str, action: Callable[[], None]) -> Task:
+            interval = self._interval(probe)
+            return Task(name, action, interval, interval * self._settings.monitor.jitter_ratio)
+
+        return [
+            *(task(name, name, self._running(live, name)) for name in self._probes),
+            Task("follow", lambda: self._follow(store), self._poll_seconds),
+            Task("prune", lambda: self._prune(store), _PRUNE_SECONDS),
+            *(
+                task(_other_task(name), name, self._running_other(other, name))
+                for name in self._probes
+            ),
         ]
-        tasks.append(Task("follow", lambda: self._follow(store), self._poll_seconds))
-        tasks.append(Task("prune", lambda: self._prune(store), _PRUNE_SECONDS))
-        return tasks
 
     def _running(self, runner: Runner, name: str) -> Callable[[], None]:
         def action() -> None:
@@ -234,12 +272,28 @@ class MonitorService:
 
         return action
 
+    def _running_other(self, runner: Runner, name: str) -> Callable[[], None]:
+        def action() -> None:
+            # Its own look decides; without a rollout, Qdrant is not even asked.
+            if self._other.allows(name) and runner.run(name) is not None:
+                self._refresh()
+
+        return action
+
     def _follow(self, store: Store) -> None:
-        """Looks where the alias points; after a switch every probe runs soon."""
+        """Looks where the alias points, and at the rollout; what is new is probed soon."""
         seen = look(self._qdrant, self._index)
         self._qdrant_up = seen.key is not None
+        self._rollout = None if seen.key is None else self._rollouts.read()
         if seen.key is None:
             return
+        due = self._follow_alias(store, seen) + self._follow_rollout(seen.key)
+        if due and self._schedule is not None:
+            self._schedule.soon(due)
+
+    def _follow_alias(self, store: Store, seen: Look) -> list[str]:
+        """Keeps what is live; gives the tasks that are due because it is another."""
+        assert seen.key is not None
         problem = "" if seen.error is None else describe(seen.error)
         before, self._live = self._live, seen.key
         try:
@@ -247,14 +301,31 @@ class MonitorService:
         except PlumblineError as error:
             _log.warning("monitor_store", message=describe(error))
         if before == seen.key:
-            return
+            return []
         if problem:
             _log.warning("monitor_version", version=seen.key.version, message=problem)
         else:
             _log.info("monitor_version", version=seen.key.version)
         self._refresh()
-        if before is not None and self._schedule is not None:
-            self._schedule.soon(list(self._probes))
+        return [] if before is None else list(self._probes)
+
+    def _follow_rollout(self, live: VersionKey) -> list[str]:
+        """Keeps the other version of the rollout; gives the tasks that are due because of it."""
+        before = self._other
+        if self._rollout is not None:
+            other = other_version(self._rollout.rollout, live.version)
+            self._other = self._look_other.at(other)
+        elif before.key is not None and before.key.version == live.version:
+            self._other = NOTHING  # The record cannot be read, and the alias has moved to it.
+        found = self._other
+        if (found.key, found.role, found.probes) == (before.key, before.role, before.probes):
+            return []
+        if found.key is not None:
+            _log.info("monitor_other_version", version=found.key.version, role=found.role)
+        elif before.key is not None:
+            _log.info("monitor_other_version_left", version=before.key.version)
+        self._refresh()
+        return [_other_task(name) for name in self._probes if found.allows(name)]
 
     def _prune(self, store: Store) -> None:
         before = datetime.now(UTC) - timedelta(days=self._settings.monitor.retention_days)
@@ -279,7 +350,16 @@ class MonitorService:
     def _refresh(self) -> None:
         with self._refresh_lock:
             if self._store is not None:
-                self._snapshot = read_snapshot(self._store, self._index, self._snapshot)
+                self._snapshot = read_snapshot(
+                    self._store, self._index, self._snapshot, self._other_runs()
+                )
+
+    def _other_runs(self) -> VersionRuns | None:
+        other = self._other
+        if other.key is None:
+            return None
+        unreadable = isinstance(other.error, UnreadableVersionError)
+        return VersionRuns(other.key, other.role, str(other.error) if unreadable else "")
 
     def _poll(self, stop: threading.Event) -> None:
         while not stop.wait(min(self._poll_seconds, 1.0)):
@@ -292,15 +372,20 @@ class MonitorService:
         return float(getattr(self._settings.monitor, name).interval_seconds)
 
     def _state(self) -> MonitorState:
-        live = self._snapshot.live
+        leader, snapshot = self._leader, self._snapshot
+        if not leader:
+            # Only who looks at the rollout's record knows of another version.
+            snapshot = replace(snapshot, other=None)
+        usable = {one.key: self._encoders.state(one.key) for one in snapshot.versions}
         return MonitorState(
             index=self._index,
             release=__version__,
-            leader=self._leader,
-            snapshot=self._snapshot,
+            leader=leader,
+            snapshot=snapshot,
             store_opened=self._store is not None,
-            qdrant_up=self._qdrant_up if self._leader else None,
-            encoder_usable=None if live is None else self._encoders.state(live.key),
+            qdrant_up=self._qdrant_up if leader else None,
+            rollout=self._rollout if leader else None,
+            encoders={key: state for key, state in usable.items() if state is not None},
         )
 
     def health(self) -> Health:

@@ -97,13 +97,15 @@ class Store:
             ).scalar_one_or_none()
         return Memory(0, None, baseline) if row is None else Memory(row[0], row[1], baseline)
 
-    def record(self, run: Run, expected_runs: int) -> int:
+    def record(self, run: Run, expected_runs: int, *, counted: bool = True) -> int:
         """Writes a run with its state, baseline, references and counts: all of it or nothing.
 
         Parameters
         ----------
         expected_runs
             `Memory.runs` that the run began with.
+        counted
+            False where the index's counts of runs are not about this version.
 
         Returns
         -------
@@ -138,7 +140,8 @@ class Store:
                 self._keep_baseline(connection, run, baseline, run_id)
             for reference in run.references:
                 references.keep(connection, run.key, reference)
-            self._count(connection, run.key.index, run.probe, run.outcome, run.failure)
+            if counted:
+                self._count(connection, run.key.index, run.probe, run.outcome, run.failure)
         return run_id
 
     def _claim(self, connection: Connection, run: Run, expected_runs: int) -> None:
@@ -199,7 +202,7 @@ class Store:
         )
 
     def counts(self, index: str) -> Mapping[tuple[str, str, str], int]:
-        """Runs since the store was made, by probe, outcome and failure."""
+        """Runs on live versions since the store was made, by probe, outcome and failure."""
         with self._database.reading() as connection:
             rows = connection.execute(select(run_counts).where(run_counts.c.index_name == index))
             return {(row.probe, row.outcome, row.failure): int(row.runs) for row in rows}

@@ -82,6 +82,14 @@ def once(
             "--probe", metavar="NAME", help="Only this one; may be repeated. Default: all."
         ),
     ] = None,
+    version: Annotated[
+        str | None,
+        typer.Option(
+            "--version",
+            metavar="NAME",
+            help="A version by name, such as a rollout's candidate. Default: the live one.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Look only: the store keeps nothing of it.")
     ] = False,
@@ -102,7 +110,9 @@ def once(
     from pipelines.cli.monitor_output import exit_code_of, print_round, round_as_json
 
     with _quiet():
-        found = run_once(settings, probe or (), lag=_lag(settings), record=not dry_run)
+        found = run_once(
+            settings, probe or (), lag=_lag(settings), record=not dry_run, version=version
+        )
     code = exit_code_of(found.runs)
     if json:
         print_json(round_as_json(found, code))

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
-from prometheus_client.parser import text_string_to_metric_families
 
 from monitors.probes.base import Level, ProbeContext, ProbeResult
 from monitors.service import MonitorService
@@ -23,6 +19,7 @@ from pipelines.core.qdrant import Qdrant, disconnect
 from pipelines.core.settings import Settings
 from pipelines.core.versions import set_alias
 from tests.support.monitor_probes import FakeProbe, make_settings, make_version, result
+from tests.support.monitor_replica import Replica
 from tests.support.processes import wait_until
 from tests.support.tiny_model import make_tiny_model
 
@@ -30,51 +27,6 @@ from tests.support.tiny_model import make_tiny_model
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("model"))
-
-
-class Replica:
-    """A service on a thread, and what it says over HTTP."""
-
-    def __init__(self, settings: Settings, probes: dict[str, FakeProbe]) -> None:
-        self.probes = probes
-        self.stop = threading.Event()
-        self.service = MonitorService(settings, probes=probes, poll_seconds=0.3)
-        self.thread = threading.Thread(target=self.service.run, args=(self.stop,), daemon=True)
-        self.thread.start()
-
-    def get(self, path: str, accept: str = "") -> tuple[int, str, str]:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.service.port}{path}", headers={"Accept": accept}
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                return answer.status, answer.read().decode(), answer.headers["Content-Type"]
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode(), error.headers["Content-Type"]
-
-    def health(self, path: str) -> tuple[int, dict[str, str]]:
-        status, body, _ = self.get(path)
-        return status, json.loads(body)["checks"]
-
-    def values(self) -> dict[tuple[Any, ...], float]:
-        """Sample name and label values (version, probe, others) to the value."""
-        first = ("version", "probe")
-
-        def key(sample: Any) -> tuple[Any, ...]:
-            others = sorted(set(sample.labels) - {"index", *first})
-            names = [*(name for name in first if name in sample.labels), *others]
-            return (sample.name, *(sample.labels[name] for name in names))
-
-        families = text_string_to_metric_families(self.get("/metrics")[1])
-        return {key(sample): sample.value for family in families for sample in family.samples}
-
-    def end(self) -> float:
-        """Stops it; gives the seconds that took."""
-        begun = time.monotonic()
-        self.stop.set()
-        self.thread.join(30)
-        assert not self.thread.is_alive()
-        return time.monotonic() - begun
 
 
 @pytest.fixture

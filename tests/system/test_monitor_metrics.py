@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from monitors.families import MONITOR_FAMILIES, PROBE_FAMILIES
+from monitors.rollout import ROLLOUT_FAMILIES
 from monitors.store import open_store
 from tests.conftest import require
 from tests.support.monitor_probes import fill_version, make_settings, make_version
@@ -57,7 +58,7 @@ def test_promtool_finds_nothing_to_say(values: dict[str, Any], tmp_path: Path) -
         monitor.wait_ready()
         wait_until(lambda: monitor.value(RUN, probe="geometry"), 60)
         text = monitor.page("/metrics")[1]
-        for family in (*MONITOR_FAMILIES, *PROBE_FAMILIES):
+        for family in (*MONITOR_FAMILIES, *PROBE_FAMILIES, *ROLLOUT_FAMILIES):
             assert f"# TYPE {family.name} {family.kind}" in text
         assert text.count("# TYPE plumbline_") > 60
         assert check_metrics(text) == []

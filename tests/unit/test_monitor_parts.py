@@ -19,6 +19,7 @@ from monitors.health import Pulse, health_of, readiness_of
 from monitors.metrics import MonitorCollector, MonitorState
 from monitors.probes import PROBES
 from monitors.probes.base import FigureFamily, Level, ProbeTimeoutError
+from monitors.rollout import ROLLOUT_FAMILIES
 from monitors.schedule import first_times
 from monitors.snapshot import Snapshot
 from monitors.store import LiveVersion, Outcome, StoredFigure, StoredRun, VersionKey
@@ -38,6 +39,8 @@ BOUNDED = {
     # Each bounded by code or settings, and by Kafka's topics.
     *("sample", "kind", "k", "role", "state", "topic", "partition", "percentile"),
     *("documents", "source", "mode", "detector"),
+    # Of the rollout's record: a closed list, and what the present or last rollout is.
+    *("action", "rollout", "live", "candidate"),
 }
 """Labels that a family may have. A new one is put here once somebody knows what bounds it."""
 
@@ -120,10 +123,11 @@ def test_names_and_labels() -> None:
     state = MonitorState("docs", "1.0", leader=True)
     # Registering fails on a name that is taken.
     registry.register(MonitorCollector(probes, dict.fromkeys(probes, 60.0), lambda: state))
-    names = [family.name for family in (*MONITOR_FAMILIES, *PROBE_FAMILIES)]
+    own = (*MONITOR_FAMILIES, *PROBE_FAMILIES, *ROLLOUT_FAMILIES)
+    names = [family.name for family in own]
     names += [family.name for probe in probes.values() for family in probe.FAMILIES]
     assert len(set(names)) == len(names)
-    labels = {label for family in (*MONITOR_FAMILIES, *PROBE_FAMILIES) for label in family.labels}
+    labels = {label for family in own for label in family.labels}
     labels |= {
         label for probe in probes.values() for family in probe.FAMILIES for label in family.labels
     }

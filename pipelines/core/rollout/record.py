@@ -177,23 +177,30 @@ class Rollout:
                 candidate=VersionRef(**fields["candidate"]),
                 contract=EmbeddingContract.from_json(fields["contract"]),
                 contract_settings=dict(fields["contract_settings"]),
-                history=tuple(
-                    Transition(
-                        before=None if move["before"] is None else RolloutState(move["before"]),
-                        after=RolloutState(move["after"]),
-                        at=move["at"],
-                        actor=move["actor"],
-                        reason=move["reason"],
-                    )
-                    for move in fields["history"]
-                ),
+                history=_history(fields["history"]),
                 intent=None if intent is None else Intent(**intent),
                 notes={name: dict(note) for name, note in fields["notes"].items()},
                 record=record,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StoreConflictError(
                 f"the rollout of {record.name} in the control collection cannot be read "
                 f"({type(error).__name__}: {error}): it was edited. Remove the record of kind "
                 "'rollout' to start anew."
             ) from error
+
+
+def _history(moves: list[Mapping[str, Any]]) -> tuple[Transition, ...]:
+    """The moves; a rollout has at least the one that began it."""
+    if not moves:
+        raise ValueError("it has no history")
+    return tuple(
+        Transition(
+            before=None if move["before"] is None else RolloutState(move["before"]),
+            after=RolloutState(move["after"]),
+            at=move["at"],
+            actor=move["actor"],
+            reason=move["reason"],
+        )
+        for move in moves
+    )
