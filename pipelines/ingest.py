@@ -28,12 +28,13 @@ from pipelines.core.errors import (
     ExitCode,
     IndexMissingError,
     PlumblineError,
+    StoreConflictError,
     SystemicError,
 )
 from pipelines.core.failures import FAILURES
 from pipelines.core.index import contract_for
 from pipelines.core.job import JobSpec, forget_jobs
-from pipelines.core.lease import Lease
+from pipelines.core.lease import Lease, end_message
 from pipelines.core.metrics_server import serve_metrics
 from pipelines.core.qdrant import Qdrant, connect
 from pipelines.core.settings import Settings
@@ -266,6 +267,7 @@ def run_ingest(
         if not lease.acquire(standby=standby, stop=STOP.event, on_wait=on_wait):
             return IngestResult(target.name, Counts())
         stack.callback(lease.release)
+        _check_still_there(qdrant, target, lease.name)
         stack.callback(close_producers)
         stack.callback(close_consumers)
         stack.enter_context(serve_metrics(settings.metrics))
@@ -276,7 +278,12 @@ def run_ingest(
         if on_ready is not None:
             on_ready(target)
         with _periodic_report(settings):
-            cancelled = _run_pipeline(settings, target, runner, pipeline_options, until_caught_up)
+            try:
+                cancelled = _run_pipeline(
+                    settings, target, runner, pipeline_options, until_caught_up
+                )
+            except IndexMissingError as error:
+                raise _dropped(qdrant, lease.name, error) from None
         lease.check()
         failure = commit_failure(target.group_id)
         if failure is not None:  # of the last bundle: no other came that would have raised it
@@ -291,6 +298,25 @@ def run_ingest(
         result = IngestResult(target.name, counts, uncommitted, seconds)
         _report(result)
         return result
+
+
+def _check_still_there(qdrant: Qdrant, version: Version, lease_name: str) -> None:
+    """A job that stood by may have waited for the end of its version."""
+    try:
+        now = open_version(qdrant, version.name)
+    except IndexMissingError as error:
+        raise _dropped(qdrant, lease_name, error) from None
+    if now.incarnation != version.incarnation:
+        raise StoreConflictError(
+            f"{version.name} was dropped and made anew while this job waited for its lease "
+            f"(incarnation {version.incarnation}, now {now.incarnation}). Start the job again."
+        )
+
+
+def _dropped(qdrant: Qdrant, lease_name: str, error: IndexMissingError) -> IndexMissingError:
+    """The same error in the words of whoever dropped the version, where they left some."""
+    why = end_message(Control(qdrant), lease_name)
+    return IndexMissingError(why) if why else error
 
 
 def _run_pipeline(
