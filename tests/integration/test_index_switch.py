@@ -34,7 +34,7 @@ from tests.support.corpora import Document
 from tests.support.probing import Seeded, Watched
 from tests.support.processes import REPOSITORY, wait_until
 from tests.support.qdrant_server import qdrant_url
-from tests.support.switching import Searcher, Witness, percentile
+from tests.support.switching import Searcher, Witness, percentile, two_encoders
 from tests.support.tiny_model import make_tiny_model
 
 DOCUMENTS = [Document(f"d/{number}", "", f"text number {number}") for number in range(40)]
@@ -70,7 +70,7 @@ class Pair:
 @pytest.fixture
 def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
     """Versions of different dimension on the embedded engine."""
-    one, two = Seeded(16), Seeded(24, model_hash="1" * 64)
+    one, two = two_encoders().values()
     with Watched(tmp_path, encoder=one) as watched:
         watched.write(DOCUMENTS)
         first = watched.version
@@ -340,38 +340,32 @@ def _named(name: str) -> Any:
 
 def test_processes_follow_fifty_switches(tmp_path: Path) -> None:
     """Several processes on a server: no error, no mix, p99 at most 1.5 times that without."""
-    models = [
-        str(make_tiny_model(tmp_path / str(dimension), seed=dimension, dimension=dimension))
-        for dimension in (16, 32)
-    ]
+    one, two = two_encoders().values()
     with qdrant_url() as url:
         index = f"switch-{time.time_ns()}"
-        with Watched(url=url, index=index, model=models[0]) as watched:
+        with Watched(url=url, index=index, encoder=one) as watched:
             watched.write(DOCUMENTS)
             versions = [watched.version]
-            settings = watched.settings.model_copy(
-                update={"contract": ContractSettings(model=models[1])}
-            )
-            watched.encoder = load_encoder(settings.contract, settings.runtime)
-            watched.version = create_version(watched.qdrant, settings, watched.encoder)
+            watched.version = create_version(watched.qdrant, watched.settings, two)
+            watched.encoder = two
             versions.append(watched.version)
             watched.write(DOCUMENTS, at=1_750_000_000_000)
             searchers = _Processes(tmp_path, watched.settings, 3)
             try:
                 searchers.wait_ready()
-                # Both encoders are loaded before the clock runs: what is measured is the switch.
+                # Both versions are open before the clock runs: what is measured is the switch.
                 for to in (1, 0):
                     set_alias(watched.qdrant, index, versions[to].name)
                     _pause(1.5)
                 spans: dict[str, list[tuple[float, float]]] = {"quiet": [], "switching": []}
-                for _ in range(5):
+                for _ in range(10):
                     began = time.monotonic()
                     _pause(1.0)
                     spans["quiet"].append((began, time.monotonic()))
                     began = time.monotonic()
-                    for number in range(SWITCHES // 5):
+                    for number in range(SWITCHES // 10):
                         set_alias(watched.qdrant, index, versions[(number + 1) % 2].name)
-                        _pause(0.1)
+                        _pause(0.2)
                     spans["switching"].append((began, time.monotonic()))
                 found = searchers.end()
             finally:
@@ -409,7 +403,6 @@ class _Processes:
         values = {
             "index": settings.index,
             "qdrant": {"url": settings.qdrant.url},
-            "contract": {"model": settings.contract.model},
             "runtime": {"device": "cpu", "threads": 1},
         }
         self._processes = [

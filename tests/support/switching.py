@@ -19,8 +19,15 @@ from pipelines.core.encoder import Encoded, Encoder
 from pipelines.core.index import Index
 from pipelines.core.qdrant import Qdrant
 from pipelines.core.settings import Settings
+from tests.support.probing import Seeded
 
-__all__ = ["Searcher", "Tagging", "Witness", "percentile"]
+__all__ = ["Searcher", "Tagging", "Witness", "percentile", "two_encoders"]
+
+
+def two_encoders() -> dict[str, Seeded]:
+    """Encoders of two contracts, of different dimension, by fingerprint; they cost nothing."""
+    made = (Seeded(16), Seeded(24, model_hash="1" * 64))
+    return {encoder.contract.fingerprint: encoder for encoder in made}
 
 
 class Tagging:
@@ -100,6 +107,8 @@ class Searcher:
     """When each search began, by `time.monotonic`, and how long it took."""
     errors: list[str] = field(default_factory=list)
     empty: int = 0
+    pause_seconds: float = 0.0
+    """Between two searches: a machine that is busy to the brim measures its scheduler."""
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
@@ -117,6 +126,8 @@ class Searcher:
         """In the caller's thread, until `stop()` is true."""
         while not stop():
             self._once()
+            if self.pause_seconds:
+                self._stop.wait(self.pause_seconds)
 
     def _loop(self) -> None:
         self.run(self._stop.is_set)
@@ -149,9 +160,10 @@ def main() -> None:
     arguments = parser.parse_args()
     index = Index(Settings(**json.loads(arguments.settings)), alias_seconds=0.05)
     witness = Witness(index)
-    real = index_module.encoder_for
-    index_module.encoder_for = lambda version, settings: witness.wrap(real(version, settings))
-    searcher = Searcher(index, [f"question {number}" for number in range(50)])
+    encoders: dict[str, Any] = dict(two_encoders())
+    index_module.encoder_for = lambda version, _: witness.wrap(encoders[version.fingerprint])
+    texts = [f"question {number}" for number in range(50)]
+    searcher = Searcher(index, texts, pause_seconds=0.005)
     searcher._once()
     Path(arguments.ready).touch()
     searcher.run(Path(arguments.stop).exists)
