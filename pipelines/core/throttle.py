@@ -24,6 +24,7 @@ of its own."""
 
 _STEP = 0.1
 _LONGEST_PAUSE_SECONDS = 10.0
+_SHORTEST_PAUSE_SECONDS = 0.001
 _CALM = 0.8
 """Below this part of a bound the work may grow; between it and the bound it stays as it is."""
 
@@ -109,7 +110,7 @@ class Throttle:
             paused = self.times.monotonic() - begun
             # Worked out anew at each look: a pause ends early when live has recovered.
             wanted = min(worked_seconds * (1 / self._share - 1), _LONGEST_PAUSE_SECONDS)
-            if paused >= wanted:
+            if wanted - paused < _SHORTEST_PAUSE_SECONDS:
                 break
             self.times.wait(self.stop, min(wanted - paused, self.look_seconds))
         paused = self.times.monotonic() - begun
