@@ -35,6 +35,7 @@ from pipelines.core.chunker import chunker_for
 from pipelines.core.control import Control
 from pipelines.core.errors import GateError, PlumblineError, SystemicError
 from pipelines.core.failures import FAILURES, guarded
+from pipelines.core.faults import point
 from pipelines.core.index import contract_for, encoder_for
 from pipelines.core.job import Job, JobSpec
 from pipelines.core.plans import Action, Outcome, Plan
@@ -288,6 +289,7 @@ class WriteFn(beam.DoFn):
 
     def _write(self, batch: _PlannedBatch) -> None:
         counts = batch.counts
+        point("backfill.before_write")
         try:
             results = self._job.writer.write(batch.plans)
         except BaseException:
@@ -295,6 +297,7 @@ class WriteFn(beam.DoFn):
             raise
         for plan, written in zip(batch.plans, results, strict=True):
             _count(counts, plan, written)
+        point("backfill.after_write")
         self._open.setdefault(batch.range_number, RangeCounts()).add(counts)
         self._run.progress.add(counts)
 
@@ -304,6 +307,7 @@ class WriteFn(beam.DoFn):
         counts = self._open.pop(batch.range_number, RangeCounts())
         self._job.qdrant.sync(self._job.version.name)
         self._run.ledger.finish(batch.range_number, counts)
+        point("backfill.after_range")
 
 
 def _count(counts: RangeCounts, plan: Plan, written: Written) -> None:
@@ -402,6 +406,7 @@ def run_backfill(
     JobSpec(settings, target.name).open()
     ledger = BackfillLedger(Control(qdrant), backfill_id, source, target)
     plan = ledger.plan() or ledger.begin(_plan(qdrant, settings, source, target))
+    point("backfill.after_plan")
     done = ledger.done()
     before = RangeCounts()
     for counts in done.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -20,7 +21,7 @@ class RolloutSettings(Section):
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Loss of recall that the candidate must be shown to stay below."""
     level: Level = 0.05
-    """How often a candidate exactly at the margin may pass, and an equal one be refused."""
+    """How often a candidate exactly at the margin may pass, and how often it may be refused."""
     k: Annotated[int, Field(ge=1, le=1000)] = 10
     """Depth of the recall that the gate compares."""
     batch_documents: Annotated[int, Field(ge=1, le=4096)] = 256
@@ -37,6 +38,9 @@ class RolloutSettings(Section):
     `metrics.port`."""
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] | None = 9110
     """Of a build's own metrics, on `metrics.host`; 0 picks a free one, null turns them off."""
+    job_directory: Path = Path("plumbline-rollout")
+    """Folder for log and settings of the ingest job that a build starts, one below for each
+    rollout."""
     latency_ratio: Annotated[float, Field(ge=1)] = 1.5
     """How much longer than live's the candidate's p95 of search latency may be."""
     ann_objective: Annotated[float, Field(gt=0, le=1)] = 0.95

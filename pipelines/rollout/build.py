@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import structlog
@@ -32,6 +31,7 @@ from pipelines.core.errors import (
     SettingsError,
     SystemicError,
 )
+from pipelines.core.faults import point
 from pipelines.core.lease import Lease
 from pipelines.core.metrics_server import serve_metrics
 from pipelines.core.rollout import NEXT_COMMAND, Rollout, RolloutState, VersionRef
@@ -96,7 +96,6 @@ def build(
     start_job: bool = True,
     on_progress: Progress | None = None,
     stop: threading.Event | None = None,
-    directory: Path | None = None,
 ) -> BuildReport:
     """Fills the candidate of the index's rollout and moves it to `verifying`.
 
@@ -114,8 +113,6 @@ def build(
         Called about once a second: tokens and documents done and in all, rate, ETA, phase.
     stop
         Ends the build in order; the rollout stays `building`.
-    directory
-        For log and settings of the job. Default: `plumbline-rollout/<rollout>` here.
 
     Raises
     ------
@@ -148,7 +145,6 @@ def build(
             start_job,
             on_progress or (lambda _: None),
             stop or threading.Event(),
-            directory,
         )
         with _metrics(settings):
             return work.run(rollout)
@@ -190,7 +186,6 @@ class _Build:
         start_job: bool,
         on_progress: Progress,
         stop: threading.Event,
-        directory: Path | None,
     ) -> None:
         self._context = context
         self._settings = context.settings
@@ -199,7 +194,6 @@ class _Build:
         self._start_job = start_job
         self._on_progress = on_progress
         self._stop = stop
-        self._directory = directory
         self._local = context.qdrant.local
 
     def run(self, rollout: Rollout) -> BuildReport:
@@ -211,11 +205,13 @@ class _Build:
             self._start_offsets(live, candidate)
             watch = _Watch(self._context, self._lease, rollout, self._job(rollout, candidate))
             with watch:
+                point("rollout.build.after_job")
                 note = self._fill(live, candidate, watch)
             rollout = watch.rollout
             if note is None:
                 return self._ended_early(rollout, watch)
             note = {**rollout.note("build"), **note}
+            point("rollout.build.before_verifying")
             rollout = self._context.store.move(
                 rollout,
                 RolloutState.VERIFYING,
@@ -277,9 +273,12 @@ class _Build:
             "begun_at": datetime.now(UTC).isoformat(timespec="seconds"),
             **rollout.note("build"),
         }
-        return self._context.store.move(
+        point("rollout.build.before_move")
+        rollout = self._context.store.move(
             rollout, RolloutState.BUILDING, f"build from the {self._source}", build=note
         )
+        point("rollout.build.after_move")
+        return rollout
 
     def _collection(self, rollout: Rollout, encoder: Encoder) -> tuple[Rollout, Version]:
         """The candidate's collection, made or taken over, and on record."""
@@ -295,6 +294,7 @@ class _Build:
         candidate = create_version(
             qdrant, settings.model_copy(update={"contract": contract}), encoder
         )
+        point("rollout.build.after_collection")
         if live_version_name(qdrant, rollout.index) == candidate.name:
             raise RolloutConflictError(
                 f"{candidate.name} is live: somebody set the alias of {rollout.index}. "
@@ -306,6 +306,7 @@ class _Build:
         if known != reference or not rollout.note("build").get("candidate"):
             note = {**rollout.note("build"), "candidate": candidate.incarnation}
             rollout = self._context.store.update(rollout, candidate=reference, build=note)
+        point("rollout.build.after_record")
         return rollout, candidate
 
     def _start_offsets(self, live: Version, candidate: Version) -> None:
@@ -314,6 +315,7 @@ class _Build:
             start_like(self._settings, candidate.group_id, live.group_id)
         else:
             start_at_beginning(self._settings, candidate.group_id)
+        point("rollout.build.after_offsets")
 
     def _job(self, rollout: Rollout, candidate: Version) -> CandidateJob | None:
         if self._local or not self._start_job:
@@ -324,7 +326,7 @@ class _Build:
             candidate.name,
             rollout.contract_settings,
             self._context.control,
-            self._directory or job_directory(rollout.rollout_id),
+            job_directory(self._settings, rollout.rollout_id),
             note,
         )
 
@@ -341,6 +343,7 @@ class _Build:
                 watch.check()
                 return None
             note["backfill"] = report.to_json()
+            point("rollout.build.after_backfill")
         self._tell(watch, {"phase": "catching up"})
         lag = self._catch_up(candidate, watch)
         watch.check()

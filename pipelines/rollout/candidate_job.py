@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from typing import Any
 import structlog
 
 from pipelines.core.control import Control
-from pipelines.core.errors import SystemicError
+from pipelines.core.errors import SettingsError, SystemicError
 from pipelines.core.lease import LEASE
 from pipelines.core.process import ProcessIdentity
 from pipelines.core.settings import Settings
@@ -37,21 +36,24 @@ _LONGEST_PAUSE_SECONDS = 30.0
 _log = structlog.get_logger()
 
 
-def job_directory(rollout_id: str) -> Path:
-    """Where settings and log of a rollout's job go: below the working folder, if that can be."""
-    for base in (Path.cwd(), Path(tempfile.gettempdir())):
-        folder = base / "plumbline-rollout" / rollout_id
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            continue
-        if os.access(folder, os.W_OK):
-            return folder
-    raise SystemicError(
-        f"neither {Path.cwd()} nor {tempfile.gettempdir()} can be written: the candidate's job "
-        "needs a folder for its log. Start it yourself (`plumbline ingest --version NAME`) and "
-        "build with --no-job."
-    )
+def job_directory(settings: Settings, rollout_id: str) -> Path:
+    """Where settings and log of a rollout's job go; made when it is not there.
+
+    Raises
+    ------
+    SettingsError
+        `rollout.job_directory` cannot be written.
+    """
+    folder = (settings.rollout.job_directory / rollout_id).resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"rollout.job_directory: {folder} cannot be made: {error.strerror}. The candidate's "
+            "job needs a folder for its log; or start it yourself (`plumbline ingest --version "
+            "NAME`) and build with --no-job."
+        ) from None
+    return folder
 
 
 class CandidateJob:
