@@ -18,6 +18,8 @@ NAMES = (
     "chunking",
     "drift_cost",
     "drift_table",
+    "gate_quality",
+    "golden_latency",
 )
 
 
