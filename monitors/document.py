@@ -43,7 +43,8 @@ _VERSIONS = (
 
 _JOIN = (
     "An alarm of the candidate or of the previous version touches nobody who searches: it must not "
-    "page as one of live does. Rules that page join on the role, others leave it out:"
+    'page as one of live does. So a rule that pages keeps to `role="live"`, and one for the '
+    "other versions carries the role along:"
 )
 
 _RULES = """```promql
@@ -51,7 +52,8 @@ plumbline_probe_alarm == 1
   and on (index, version) plumbline_monitor_version_role{role="live"}
 
 plumbline_probe_alarm
-  * on (instance, index, version) group_left (role) plumbline_monitor_version_role
+  * on (instance, index, version) group_left (role)
+    plumbline_monitor_version_role{role!="live"} == 1
 ```"""
 
 _ROLLOUT = (

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.support.processes import servers_dir
 
-__all__ = ["INSTALL_HINT", "check_metrics", "prometheus_available"]
+__all__ = ["INSTALL_HINT", "check_metrics", "check_queries", "prometheus_available"]
 
 INSTALL_HINT = "Prometheus is not installed: python deploy/local/install.py prometheus"
 
@@ -35,3 +38,44 @@ def check_metrics(exposition: str) -> list[str]:
     if done.returncode and not lines:
         lines.append(f"promtool ended with {done.returncode}")
     return lines
+
+
+def check_queries(
+    folder: Path,
+    series: Mapping[str, float],
+    queries: Mapping[str, Sequence[tuple[str, float]]],
+) -> str:
+    """What `promtool test rules` objects to; empty where every query gives what is expected.
+
+    Parameters
+    ----------
+    series
+        Selector to its value, constant over time.
+    queries
+        Expression to the samples it must give: labels as a selector, and the value.
+    """
+    tests: dict[str, Any] = {
+        "interval": "1m",
+        "input_series": [
+            {"series": name, "values": f"{value:g}x5"} for name, value in series.items()
+        ],
+        "promql_expr_test": [
+            {
+                "expr": expression,
+                "eval_time": "3m",
+                "exp_samples": [{"labels": labels, "value": value} for labels, value in samples],
+            }
+            for expression, samples in queries.items()
+        ],
+    }
+    # JSON is YAML.
+    file = folder / "queries.json"
+    file.write_text(json.dumps({"tests": [tests]}), encoding="utf-8")
+    done = subprocess.run(
+        [str(_promtool()), "test", "rules", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return "" if done.returncode == 0 else done.stdout + done.stderr
