@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ from pipelines.cli.flags import (
 from pipelines.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
+    from pipelines.core.adopt import Fields
     from pipelines.core.qdrant import Qdrant
     from pipelines.core.versions import Version
 
@@ -304,6 +306,184 @@ def purge_tombstones(
             except PlumblineError as error:
                 report_error(error)
             stop.wait(every * 3600)
+
+
+@_group.command(
+    short_help="Make a version from a collection that another tool filled.",
+    epilog="Example: plumbline index adopt articles --contract minilm.yaml --like langchain "
+    "--dry-run",
+)
+def adopt(
+    context: typer.Context,
+    collection: Annotated[
+        str, typer.Argument(help="Collection, or alias, to read; it is never changed.")
+    ],
+    contract: Annotated[
+        Path,
+        typer.Option(
+            "--contract",
+            metavar="FILE",
+            help="What its vectors were made under: the keys of `contract`.",
+        ),
+    ],
+    like: Annotated[
+        str | None,
+        typer.Option(
+            "--like",
+            metavar="TOOL",
+            help="Fields as this tool names them: langchain, llama-index, haystack, airbyte. "
+            "Options below win.",
+        ),
+    ] = None,
+    id_field: Annotated[
+        str | None,
+        typer.Option(
+            "--id-field",
+            metavar="PATH",
+            help="Document id in the payload, such as metadata.source; @point: the point's own.",
+        ),
+    ] = None,
+    text_field: Annotated[
+        str | None, typer.Option("--text-field", metavar="PATH", help="The text that was encoded.")
+    ] = None,
+    title_field: Annotated[
+        str | None, typer.Option("--title-field", metavar="PATH", help="Title, if there is one.")
+    ] = None,
+    metadata_fields: Annotated[
+        str | None,
+        typer.Option(
+            "--metadata-fields",
+            metavar="PATH,…",
+            help="What to keep beside it; of an object its members. Default: the rest.",
+        ),
+    ] = None,
+    chunked: Annotated[
+        bool,
+        typer.Option("--chunked", help="Points with the same id are one document's chunks."),
+    ] = False,
+    chunk_field: Annotated[
+        str | None,
+        typer.Option(
+            "--chunk-field", metavar="PATH", help="Number that orders them; implies --chunked."
+        ),
+    ] = None,
+    vector: Annotated[
+        str | None,
+        typer.Option("--vector", metavar="NAME", help="Which vector, where there are several."),
+    ] = None,
+    sample: Annotated[
+        int,
+        typer.Option(
+            "--sample",
+            min=0,
+            help="Documents encoded anew and compared; 0: all.",
+            show_default=True,
+        ),
+    ] = 200,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sample.")] = 0,
+    skip_unmapped: Annotated[
+        bool,
+        typer.Option("--skip-unmapped", help="Go on without what cannot be mapped."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look and verify only.")] = False,
+    json: Json = False,
+    config: Config = None,
+    index: IndexName = None,
+    qdrant_url: QdrantUrl = None,
+    qdrant_path: QdrantPath = None,
+) -> None:
+    """Make a version from a collection that another tool filled.
+
+    Its vectors are copied, not computed anew, after a sample of its texts, encoded under the
+    declared contract, gave the vectors that are stored. Documents stand at positions older than
+    any event, so that the first event of each wins. What cannot be mapped is listed.
+
+    Exit code 1 where the answer is no. Killed, the same command goes on where it was.
+    """
+    settings = impatient(
+        settings_from(
+            context, config=config, index=index, qdrant_url=qdrant_url, qdrant_path=qdrant_path
+        )
+    )
+    from pipelines.cli.candidates import read_contract
+    from pipelines.cli.index_output import adoption_progress, print_adoption
+    from pipelines.core import adopt as adopting
+    from pipelines.core.encoder import load_encoder
+    from pipelines.core.errors import ExitCode
+    from pipelines.core.qdrant import connect
+
+    settings = settings.model_copy(update={"contract": read_contract(contract)})
+    fields = _fields(
+        like,
+        document_id=id_field,
+        text=text_field,
+        title=title_field,
+        metadata=metadata_fields,
+        chunked=chunked,
+        chunk=chunk_field,
+    )
+    qdrant = connect(settings)
+    source = adopting.open_source(qdrant, collection, vector)
+    encoder = load_encoder(settings.contract, settings.runtime)
+    with adoption_progress() as progress:
+        report = adopting.adopt(
+            qdrant,
+            settings,
+            encoder,
+            source,
+            fields,
+            sample=sample,
+            seed=seed,
+            skip_unmapped=skip_unmapped,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    if json:
+        print_json(report.to_json())
+    else:
+        print_adoption(report)
+    raise typer.Exit(ExitCode.NO if report.refused else ExitCode.OK)
+
+
+def _fields(
+    like: str | None,
+    *,
+    document_id: str | None,
+    text: str | None,
+    title: str | None,
+    metadata: str | None,
+    chunked: bool,
+    chunk: str | None,
+) -> Fields:
+    from dataclasses import replace
+
+    from pipelines.core.adopt import SHAPES, Fields
+    from pipelines.core.errors import SettingsError, UnknownNameError
+
+    if like is not None and like not in SHAPES:
+        raise UnknownNameError(f"--like {like!r}: valid are {', '.join(SHAPES)}")
+    if like is not None:
+        base = SHAPES[like]
+        document_id, text = document_id or base.document_id, text or base.text
+    elif document_id is None or text is None:
+        raise SettingsError(
+            "say where ids and texts stand: --id-field and --text-field, or --like langchain, "
+            "llama-index, haystack or airbyte"
+        )
+    else:
+        base = Fields(document_id, text)
+    names = base.metadata
+    if metadata is not None:
+        names = tuple(name.strip() for name in metadata.split(",") if name.strip())
+    return replace(
+        base,
+        document_id=document_id,
+        text=text,
+        title=title or base.title,
+        metadata=names,
+        chunked=chunked or base.chunked or chunk is not None,
+        chunk=chunk or base.chunk,
+    )
 
 
 def _open(qdrant: Qdrant, index: str, version: str | None) -> Version:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Version",
+    "check_alias_is_free",
     "check_process",
     "create_version",
     "find_version",
@@ -82,10 +83,17 @@ def version_name(index: str, contract: EmbeddingContract) -> str:
     return f"{index}--{model_slug(contract.model_name)}--{contract.fingerprint}"
 
 
-def create_version(qdrant: Qdrant, settings: Settings, encoder: Encoder) -> Version:
+def create_version(
+    qdrant: Qdrant, settings: Settings, encoder: Encoder, *, make_live: bool = True
+) -> Version:
     """The version for this contract: opened when it is there, else created with its canaries.
 
     The first version of an index also gets the alias. Safe to run twice, also at the same time.
+
+    Parameters
+    ----------
+    make_live
+        False leaves the alias alone, for a version that is to be filled first.
 
     Raises
     ------
@@ -93,7 +101,7 @@ def create_version(qdrant: Qdrant, settings: Settings, encoder: Encoder) -> Vers
         A collection of this name exists that Plumbline did not write, or one has the index's name.
     """
     contract = encoder.contract
-    _check_alias_is_free(qdrant, settings.index)
+    check_alias_is_free(qdrant, settings.index)
     found = find_version(qdrant, settings.index, contract.fingerprint)
     name = found or version_name(settings.index, contract)
     if found is None:
@@ -124,7 +132,7 @@ def create_version(qdrant: Qdrant, settings: Settings, encoder: Encoder) -> Vers
     # Repeated at every opening: the process may have ended right after the collection was made.
     for field, kind in PAYLOAD_INDEXES.items():
         qdrant.call("create_payload_index", name, field_name=field, field_schema=kind, wait=True)
-    if live_version_name(qdrant, settings.index) is None:
+    if make_live and live_version_name(qdrant, settings.index) is None:
         set_alias(qdrant, settings.index, name)
     return version
 
@@ -299,7 +307,7 @@ def set_alias(qdrant: Qdrant, index: str, version: str) -> None:
     """
     from qdrant_client import models
 
-    _check_alias_is_free(qdrant, index)
+    check_alias_is_free(qdrant, index)
     operations: list[Any] = []
     if live_version_name(qdrant, index) is not None:
         operations.append(
@@ -314,7 +322,8 @@ def set_alias(qdrant: Qdrant, index: str, version: str) -> None:
     _log.info("alias_set", index=index, version=version)
 
 
-def _check_alias_is_free(qdrant: Qdrant, index: str) -> None:
+def check_alias_is_free(qdrant: Qdrant, index: str) -> None:
+    """Passes when the index's name can be an alias; raises `StoreConflictError` otherwise."""
     if qdrant.call("collection_exists", index) and live_version_name(qdrant, index) is None:
         raise StoreConflictError(
             f"a collection named {index} exists, so no alias can have that name. Choose another "
