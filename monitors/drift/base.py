@@ -91,7 +91,7 @@ class DriftTest:
         Of the combination, (1 + k) / (1 + permutations): k permuted statistics are at least as
         large as the observed one. Never 0.
     statistic
-        The largest of `parts`. What the control over time ranks.
+        Soft maximum of `parts` (`combined.Combined`). What the control over time ranks.
     effect
         Unbiased MMD² (Gaussian kernel, median heuristic). Its expectation does not depend on the
         samples' sizes and is 0 without drift; it may be negative.

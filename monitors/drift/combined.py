@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import logsumexp
 
 from monitors.drift.arrays import Labellings, Values
 from monitors.drift.base import Detector, DriftTest, Pooled, SampleError
 from monitors.drift.frechet import Frechet
+from monitors.drift.half_whitened import HalfWhitenedMMD
 from monitors.drift.mmd import MMD
 from monitors.drift.nearest import NearestNeighbour
 from monitors.drift.permutations import labellings
@@ -19,7 +21,13 @@ from monitors.probes.base import Deadline
 
 __all__ = ["DETECTORS", "LEAST_PERMUTATIONS", "Combined", "two_sample_test"]
 
-DETECTORS: Sequence[Detector] = (MMD(), Frechet(), WhitenedMean(), NearestNeighbour())
+DETECTORS: Sequence[Detector] = (
+    MMD(),
+    HalfWhitenedMMD(),
+    Frechet(),
+    WhitenedMean(),
+    NearestNeighbour(),
+)
 """What is combined. The first one's value is the effect."""
 
 LEAST_PERMUTATIONS = 19
@@ -27,13 +35,22 @@ LEAST_PERMUTATIONS = 19
 
 _NOTHING = 1e-12
 
+_SHARPNESS = 2.0
+"""Of the soft maximum. At 1 what a single statistic sees is lost among the others (a foreign domain
+of 5 % was found in .83 of draws instead of .91, over halves of the sets that chose it); from 3 on
+what several see a little is (10 % of one topic in .66 instead of .69)."""
+
 
 class Combined:
-    """The largest of the standardised statistics. A detector itself.
+    """Soft maximum of the standardised statistics. A detector itself.
 
-    Each detector's values are standardised by the mean and the standard deviation over all
-    labellings, the observed one among them: that treats every labelling alike, so the p-value of
-    the maximum is exact.
+    (1/c) log mean exp(c zᵢ), c = 2, where zᵢ is what detector i gives, standardised by the mean and
+    the standard deviation over all labellings, the observed one among them: that treats every
+    labelling alike, so the p-value of the combination is exact. Where one statistic stands out it
+    is the maximum but for a constant; where several are raised a little they add up, which a
+    maximum wastes. Null hypothesis: both samples come from one distribution. Related: Schrab et
+    al. 2023, "MMD Aggregated Two-Sample Test", JMLR 24; and "MMD-FUSE" by Biggs, Schrab and
+    Gretton 2023, whose soft maximum this is.
     """
 
     NAME = "combined"
@@ -51,10 +68,17 @@ def all_values(
 
 
 def combine(values: Mapping[str, Values]) -> Values:
-    """Maximum over the detectors, each standardised over all labellings."""
+    """Soft maximum over the detectors, each standardised over all labellings."""
     table = np.stack(list(values.values()))
     spread = np.maximum(table.std(axis=1, keepdims=True), _NOTHING)
-    return np.asarray(((table - table.mean(axis=1, keepdims=True)) / spread).max(axis=0))
+    return _soft_maximum((table - table.mean(axis=1, keepdims=True)) / spread)
+
+
+def _soft_maximum(standardised: Values) -> Values:
+    """Over the first axis."""
+    return np.asarray(
+        (logsumexp(_SHARPNESS * standardised, axis=0) - np.log(len(standardised))) / _SHARPNESS
+    )
 
 
 def p_value(values: Values) -> float:
@@ -108,7 +132,7 @@ def two_sample_test(
     parts = {name: _standardised(found) for name, found in values.items()}
     return DriftTest(
         p_value=p_value(combine(values)),
-        statistic=max(parts.values()),
+        statistic=float(_soft_maximum(np.array(list(parts.values())))),
         effect=float(values[DETECTORS[0].NAME][0]),
         parts=parts,
         reference=pooled.reference,
