@@ -171,6 +171,32 @@ def test_once_is_a_round_like_those_of_the_service(settings, monkeypatch, capsys
     assert capsys.readouterr().out.count("As it was told.") == 2
 
 
+def test_once_on_another_version(settings, monkeypatch, capsys) -> None:
+    """By name: with its own memory, and without a trace in what is said of live."""
+    other = make_version(settings, document_prompt="passage: ")[1].name
+    seen = []
+
+    def act(context: ProbeContext) -> ProbeResult:
+        seen.append((context.version.name, context.state))
+        return result(state={"of": context.version.name})
+
+    use(monkeypatch, FakeProbe("drift", act))
+    capsys.readouterr()
+    for _ in range(2):
+        assert run("once", "--version", other, "--json") == ExitCode.OK
+        answer = json.loads(capsys.readouterr().out)
+        assert (answer["version"], answer["recorded"]) == (other, True)
+    store = open_store(settings.monitor)
+    assert store.live("docs") is None, "this version is not live"
+    assert store.counts("docs") == {}
+    store.close()
+    assert run("once", "--json") == ExitCode.OK
+    live = json.loads(capsys.readouterr().out)["version"]
+    assert seen == [(other, None), (other, {"of": other}), (live, None)]
+    assert run("once", "--version", "docs--none--0") == ExitCode.NO
+    assert "there is no version docs--none--0" in capsys.readouterr().err
+
+
 def test_beside_a_running_monitor_once_only_looks(settings) -> None:
     """One process at a time runs probes that are recorded."""
     qdrant, _ = make_version(settings)

@@ -257,6 +257,29 @@ def test_roles_swap_and_nobody_forgets(pair: Pair, replicas: list[Replica], stor
             assert kept.state["runs"] == kept.runs
 
 
+def test_after_a_restart_the_candidate_is_not_run_again(
+    pair: Pair, replicas: list[Replica]
+) -> None:
+    """What ran on it a moment ago is due when its interval is over, as on live."""
+    monitor = pair.settings.monitor
+    hourly = monitor.drift.model_copy(update={"interval_seconds": 3600})
+    settings = pair.settings.model_copy(
+        update={"monitor": monitor.model_copy(update={"drift": hourly})}
+    )
+    pair.to(S.BUILDING, S.VERIFYING)
+    seen = Remembers()
+    for _ in range(2):
+        probes = {name: seen.probe(name) for name in ("canary", "drift")}
+        replica = Replica(settings, probes)
+        replicas.append(replica)
+        already = seen.runs[pair.candidate.name, "canary"]
+        wait_until(lambda: (ALARM, pair.candidate.name, "drift") in replica.values(), 20)  # noqa: B023
+        wait_until(lambda: seen.runs[pair.candidate.name, "canary"] >= already + 2, 20)  # noqa: B023
+        replica.end()
+    for version in (pair.live, pair.candidate):
+        assert seen.runs[version.name, "drift"] == 1
+
+
 def test_failures_of_the_candidate_are_its_own(pair: Pair, replicas: list[Replica]) -> None:
     """It shows under its version; live's levels, counts and readiness do not see it."""
     pair.to(S.BUILDING, S.VERIFYING)
@@ -467,6 +490,33 @@ def test_while_qdrant_is_away_the_candidate_last_seen_counts(
     assert (ended.failure, ended.key) == ("unavailable", VersionKey.of(pair.candidate))
     assert store.counts("docs") == {}
     assert not fresh().allows("canary")
+
+
+def test_loading_a_candidate_holds_nobody_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that takes long to load is waited for by its own version's probes alone."""
+    from monitors import encoders
+
+    loading, go = threading.Event(), threading.Event()
+    real = encoders.encoder_for
+
+    def slow(version: Version, settings: Settings) -> Any:
+        if version.name == pair.candidate.name:
+            loading.set()
+            go.wait(30)
+        return real(version, settings)
+
+    monkeypatch.setattr(encoders, "encoder_for", slow)
+    made = Encoders(pair.settings)
+    loaded: list[Any] = []
+    thread = threading.Thread(target=lambda: loaded.append(made.checked(pair.candidate)))
+    thread.start()
+    assert loading.wait(10)
+    assert made.checked(pair.live) is not None
+    assert loaded == []
+    go.set()
+    thread.join(30)
+    assert len(loaded) == 1
+    assert made.state(VersionKey.of(pair.candidate)) is True
 
 
 class Each(Encoders):

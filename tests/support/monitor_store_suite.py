@@ -202,6 +202,15 @@ class StoreSuite:
         assert store.memory(key(incarnation="b"), "drift").state == {"of": "b"}
         assert store.reference(key(incarnation="c"), "documents") is None
 
+    def test_runs_that_are_not_counted(self, store: Store) -> None:
+        """Of a version that is not live: kept and remembered, beside the index's counts."""
+        store.record(new_run(), 0)
+        other = replace(new_run(), key=replace(key(), version="docs--m--2"))
+        store.record(other, 0, counted=False)
+        assert store.counts("docs") == {("drift", "completed", ""): 1}
+        assert len(store.history("docs")) == 2
+        assert store.memory(other.key, "drift").runs == 1
+
     @pytest.mark.parametrize("statement", ["runs", "baselines", "reference_events", "run_counts"])
     def test_a_write_that_breaks_off_leaves_nothing(self, store: Store, statement: str) -> None:
         """Run, state, baseline, reference and counts are one transaction, wherever it breaks."""
