@@ -196,14 +196,11 @@ def verify(
             qdrant_path=qdrant_path,
         )
     )
-    from pipelines.cli.rollout_output import show_verify
+    from pipelines.cli.rollout_output import bar, show_verify
     from pipelines.rollout.verify import verify as run
 
-    report = run(
-        settings,
-        golden=golden or settings.monitor.golden.file,
-        without_golden=without_golden,
-    )
+    with bar() as progress:
+        report = run(settings, golden=golden, without_golden=without_golden, progress=progress)
     print_json(report.to_json()) if json else show_verify(report)
     raise typer.Exit(0 if report.ok else 1)
 

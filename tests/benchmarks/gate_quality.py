@@ -72,8 +72,8 @@ def run() -> Table:
                     table.rows.append(row[0])
     table.notes += [
         (
-            "A golden set is drawn with replacement from the judged queries: without, sets of 1,000 of "
-            "1,109 queries would hardly differ, and the rates would look better than they are."
+            "A golden set is drawn with replacement from the judged queries: without, sets of "
+            "1,000 of 1,109 would hardly differ, and the rates would look better than they are."
         ),
         (
             "mixed: a query takes the candidate's ranking with probability (loss / the candidate's "
@@ -81,8 +81,8 @@ def run() -> Table:
         ),
         (
             "swapped: candidate and live change places in a query with probability (1 - loss / the "
-            "candidate's own) / 2. As many queries differ as do between the two. An equal candidate "
-            "is made so in either row."
+            "candidate's own) / 2. As many queries differ as do between the two. An equal "
+            "candidate is made so in either row."
         ),
         "Rows are left out where twice the margin is more than the candidate loses by itself.",
         f"Wrong passes at the margin, worst of the rows: {_worst(worst)}.",

@@ -3,7 +3,7 @@ refused by the check that it concerns."""
 
 from __future__ import annotations
 
-import tracemalloc
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +15,18 @@ import pytest
 from pipelines.core.control import Control
 from pipelines.core.errors import CanaryMismatchError, RolloutStateError, SettingsError
 from pipelines.core.lag import PartitionLag
-from pipelines.core.points import DENSE, OURS
+from pipelines.core.points import DENSE, OURS, point_id
 from pipelines.core.process import ProcessIdentity
 from pipelines.core.rollout import RolloutState
 from pipelines.core.worker_reports import WorkerReporter
 from pipelines.rollout.context import RolloutContext
-from pipelines.rollout.verify import Outcome, VerifyReport, verify
+from pipelines.rollout.verify import Outcome, VerifyContext, VerifyReport, verify
+from pipelines.rollout.verify.ann import check_ann
 from pipelines.rollout.verify.canaries import check_canaries
 from pipelines.rollout.verify.chunks import check_chunks
 from pipelines.rollout.verify.documents import check_documents
 from pipelines.rollout.verify.golden import check_golden
+from pipelines.rollout.verify.latency import check_latency
 from pipelines.rollout.verify.points import check_points
 from pipelines.rollout.verify.vectors import check_vectors
 from tests.support.corpora import Document, missing
@@ -429,7 +431,7 @@ class Claiming:
 
 
 def banking() -> tuple[list[Document], list[tuple[str, str, list[str]]]]:
-    """Four questions of each intent, and three more that ask for them."""
+    """Three questions of each of 36 intents, and five more that ask for them."""
     import json
 
     from tests.support.corpora import DATA
@@ -438,36 +440,90 @@ def banking() -> tuple[list[Document], list[tuple[str, str, list[str]]]]:
     with (DATA / "banking77" / "corpus.jsonl").open(encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)
+            if row["label"] not in intents and len(intents) == 36:
+                continue
             theirs = intents.setdefault(row["label"], [])
-            if len(theirs) < 7:
+            if len(theirs) < 8:
                 theirs.append(row)
-    held = [Document(row["_id"], "", row["text"]) for rows in intents.values() for row in rows[:4]]
+    held = [Document(row["_id"], "", row["text"]) for rows in intents.values() for row in rows[:3]]
     asked = [
-        (f"q-{row['_id']}", row["text"], [other["_id"] for other in rows[:4]])
+        (f"q-{row['_id']}", row["text"], [other["_id"] for other in rows[:3]])
         for rows in intents.values()
-        for row in rows[4:]
+        for row in rows[3:]
     ]
     return held, asked
 
 
-def test_memory_does_not_grow_with_the_documents(tmp_path: Path) -> None:
-    """Ten times the documents take less than twice the memory to compare."""
+class Slow:
+    """A store that takes its time over one collection."""
 
-    def peak(count: int) -> int:
-        held = documents(count, words=2)
-        with TwoVersions(
-            tmp_path / str(count), {}, {}, held, encoders=(Seeded(4), Seeded(6, model_name="o"))
-        ) as two:
-            context = two.context()
-            tracemalloc.start()
-            found = check_documents(context)
-            _, most = tracemalloc.get_traced_memory()
-            tracemalloc.stop()
-            assert found.outcome is Outcome.PASS
-            return most
+    def __init__(self, qdrant: Any, name: str, seconds: float) -> None:
+        self._qdrant, self._name, self._seconds = qdrant, name, seconds
 
-    few, many = peak(1500), peak(12_000)
-    assert many < 2 * few, (few, many)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._qdrant, name)
+
+    def call(self, method: str, *arguments: Any, **named: Any) -> Any:
+        if method == "query_points" and named["collection_name"] == self._name:
+            time.sleep(self._seconds)
+        return self._qdrant.call(method, *arguments, **named)
+
+
+def test_a_candidate_that_is_slow_is_refused(small: TwoVersions) -> None:
+    """Searches that take 30 ms longer than live's few are refused by the ratio of their p95."""
+    slow = Slow(small.qdrant, small.candidate.version.name, 0.03)
+    found = small.check(check_latency, qdrant=slow)
+    assert found.outcome is Outcome.REFUSE, found.words
+    assert found.figure is not None
+    assert found.figure > 1.5
+    assert found.bound == 1.5
+    assert found.details["kind"] == "stored vectors"
+    # The other way round it is live that is slow.
+    slow = Slow(small.qdrant, small.live.version.name, 0.03)
+    assert small.check(check_latency, qdrant=slow).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize(("m", "outcome"), [(4, Outcome.REFUSE), (16, Outcome.PASS)])
+def test_a_poor_graph_is_refused(m: int, outcome: Outcome, tmp_path: Path) -> None:
+    """On an engine with a real graph: 4 links a point lose answers, 16 do not."""
+    from qdrant_client import models
+
+    from tests.support.edge_engine import EdgeServer
+    from tests.support.probing import Watched
+
+    with (
+        EdgeServer() as server,
+        Watched(url=server.url, index=f"graph-{m}", encoder=Seeded(64)) as watched,
+    ):
+        name = watched.version.name
+        # Without structure, which is the hardest for a graph.
+        vectors = np.random.default_rng(0).normal(size=(3000, 64))
+        for start in range(0, len(vectors), 500):
+            points = [
+                models.PointStruct(
+                    id=point_id(watched.version.index, f"d{row}", 0),
+                    vector={DENSE: vectors[row].tolist()},
+                    payload={OURS: {"document_id": f"d{row}", "chunk": 0}},
+                )
+                for row in range(start, start + 500)
+            ]
+            watched.qdrant.call("upsert", name, points=points, wait=True)
+        graph = models.HnswConfigDiff(
+            m=m, ef_construct=100 if m > 4 else 10, full_scan_threshold=10
+        )
+        watched.qdrant.call("update_collection", name, hnsw_config=graph)
+        context = VerifyContext(
+            settings=watched.settings,
+            qdrant=watched.qdrant,
+            live=watched.version,
+            candidate=watched.version,
+            load=lambda _: watched.encoder,
+        )
+        found = check_ann(context)
+        assert found.outcome is outcome, found.words
+        assert found.bound == 0.95
+        assert found.figure is not None
+        assert (found.figure >= 0.95) is (outcome is Outcome.PASS)
 
 
 def test_a_vector_is_stored_in_a_candidate(small: TwoVersions) -> None:

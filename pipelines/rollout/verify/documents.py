@@ -74,7 +74,7 @@ def check_documents(context: VerifyContext) -> CheckResult:
     """
     horizon = fix_horizon(context)
     if horizon.behind:
-        return _behind(horizon)
+        return _behind(context, horizon)
     tally = _scan(context, horizon)
     found, unsettled = _settle(context, horizon, tally)
     allowed = _ALLOWED_FROM_TOPIC if context.source == "topic" else frozenset[str]()
@@ -188,7 +188,9 @@ def _settle(
     waiting = dict.fromkeys(tally.suspects)
     seen: dict[str, tuple[str, str, Difference]] = {}
     until = time.monotonic() + context.patience_seconds
+    looks = 0
     while waiting:
+        looks += 1
         ids = list(waiting)
         live = heads.read(context.qdrant, context.live, ids)
         candidate = heads.read(context.qdrant, context.candidate, ids)
@@ -199,12 +201,12 @@ def _settle(
                 tally.beyond += kind is not None
                 del waiting[document_id]
                 continue
-            looks = (_event(one), _event(other), kind)
-            if seen.get(document_id) == looks:
+            now = (_event(one), _event(other), kind)
+            if seen.get(document_id) == now:
                 found[document_id] = kind
                 del waiting[document_id]
-            seen[document_id] = looks
-        if not waiting or time.monotonic() >= until:
+            seen[document_id] = now
+        if not waiting or (looks > 1 and time.monotonic() >= until):
             break
         context.watch("reading differences again", len(tally.suspects) - len(waiting), 0)
         context.sleep(context.settle_seconds)
@@ -231,14 +233,15 @@ def _up_to(horizon: Horizon) -> str:
     return f" up to what live's job has committed in {partitions:,} partitions"
 
 
-def _behind(horizon: Horizon) -> CheckResult:
+def _behind(context: VerifyContext, horizon: Horizon) -> CheckResult:
     worst = sorted(horizon.behind, key=lambda p: horizon.behind[p] - horizon.offsets[p])
     (topic, partition), *_ = worst
     words = (
         f"the candidate's consumer group is {horizon.lacking:,} offsets behind what live's had "
         f"committed when the check began, most in {topic}/{partition} (at "
         f"{horizon.behind[topic, partition]:,} of {horizon.offsets[topic, partition]:,}): nothing "
-        "was compared. Is the candidate's ingest job running? `plumbline rollout status` shows it."
+        "was compared. Is the candidate's job running (`plumbline ingest --version "
+        f"{context.candidate.name}`)?"
     )
     details = {
         "behind": [

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from pipelines.core.rollout import NEXT_COMMAND, Rollout, RolloutState
 from pipelines.core.settings import ContractSettings, Settings
 from pipelines.rollout.context import RolloutContext, command_lease
 from pipelines.rollout.gate import check_belongs
+from pipelines.rollout.switch import finish_intent
 from pipelines.rollout.verify import (
     ann,
     canaries,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from pipelines.core.encoder import Encoder
     from pipelines.core.versions import Version
 
-__all__ = ["CHECKS", "VerifyReport", "run_checks", "verify"]
+__all__ = ["CHECKS", "Row", "VerifyReport", "run_checks", "verify"]
 
 CHECKS: Mapping[str, Check] = {
     documents.NAME: documents.check_documents,
@@ -52,6 +53,9 @@ CHECKS: Mapping[str, Check] = {
 }
 """Name to check, in the order in which they run: what is cheap and what is wrong first."""
 
+_PATIENCE = 60.0
+_PATIENCE_EMBEDDED = 5.0
+
 _STATES = (RolloutState.VERIFYING, RolloutState.READY)
 
 Progress = Callable[[str, int, int], None]
@@ -60,6 +64,17 @@ Progress = Callable[[str, int, int], None]
 
 def _silent(_what: str, _done: int, _total: int) -> None:
     return
+
+
+class Row(NamedTuple):
+    """A check in the cells of a table; a figure that there is none of is empty."""
+
+    name: str
+    outcome: str
+    figure: str
+    bound: str
+    measures: str
+    words: str
 
 
 @dataclass(frozen=True)
@@ -94,15 +109,16 @@ class VerifyReport:
         return [result for result in self.results if not result.ok]
 
     @property
-    def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """Check, outcome, figure, bound and what was measured, as text."""
+    def rows(self) -> list[Row]:
+        """The results as text, for a table."""
         return [
-            (
-                result.name,
-                result.outcome.value,
-                _number(result.figure),
-                _number(result.bound),
-                result.measures,
+            Row(
+                name=result.name,
+                outcome=result.outcome.value,
+                figure=_number(result.figure),
+                bound=_number(result.bound),
+                measures=result.measures,
+                words=result.words,
             )
             for result in self.results
         ]
@@ -197,7 +213,7 @@ def verify(
     level: float | None = None,
     k: int | None = None,
     seed: int = 0,
-    patience_seconds: float = 60.0,
+    patience_seconds: float | None = None,
     settle_seconds: float = 1.0,
     lag: LagReader | None = None,
     progress: Progress = _silent,
@@ -218,6 +234,9 @@ def verify(
         Of the gate; default: those of `rollout` in the settings.
     seed
         Of samples and resamples.
+    patience_seconds
+        How long a consumer group, an optimiser or a document may take to come to rest; default:
+        a minute, and 5 s on the embedded engine, where no job runs beside this process.
     lag
         Tells how far a version's consumer group is; default: asks the settings' Kafka.
 
@@ -233,9 +252,11 @@ def verify(
     """
     context = RolloutContext.open(settings)
     rules = settings.rollout
+    if patience_seconds is None:
+        patience_seconds = _PATIENCE_EMBEDDED if context.qdrant.local else _PATIENCE
     judged = _golden(settings, golden, without_golden)
     with command_lease(context):
-        rollout = _verifiable(context.rollout())
+        rollout = _verifiable(finish_intent(context, context.rollout()))
         live, candidate = context.opened(rollout.live), context.opened(rollout.candidate)
         report = run_checks(
             VerifyContext(
