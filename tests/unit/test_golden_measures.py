@@ -103,6 +103,14 @@ def test_exact_tests():
     assert permutation_p(few, "less") == pytest.approx(exact)
 
 
+def test_one_query_that_changed_proves_nothing():
+    """A single change is as likely in either direction: 1/2 at best, and no error."""
+    lost = np.array([0.0, 0.0, -1.0])
+    assert permutation_p(lost, "less") == 0.5
+    assert permutation_p(-lost, "less") == 1
+    assert permutation_p(lost, "two-sided") == 1
+
+
 @pytest.mark.parametrize("method", ["sign", "wilcoxon", "permutation"])
 def test_no_more_false_alarms_than_the_level(method):
     """Without a change, p <= .05 in at most 5 % of 400 draws, by the binomial bound; ties too."""
