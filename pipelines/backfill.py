@@ -33,11 +33,19 @@ from pipelines.core.backfill_progress import (
 )
 from pipelines.core.chunker import chunker_for
 from pipelines.core.control import Control
-from pipelines.core.errors import GateError, PlumblineError, SystemicError
+from pipelines.core.errors import (
+    ContractMismatchError,
+    GateError,
+    IndexMissingError,
+    PlumblineError,
+    SettingsError,
+    SystemicError,
+)
 from pipelines.core.failures import FAILURES, guarded
 from pipelines.core.faults import point
 from pipelines.core.index import contract_for, encoder_for
 from pipelines.core.job import Job, JobSpec
+from pipelines.core.lease import Lease
 from pipelines.core.plans import Action, Outcome, Plan
 from pipelines.core.qdrant import Qdrant, connect
 from pipelines.core.settings import Settings
@@ -50,12 +58,19 @@ from pipelines.core.stored_documents import (
     stored_document,
 )
 from pipelines.core.throttle import FreshnessReader, LatestFreshness, Throttle
-from pipelines.core.versions import Version, open_version
+from pipelines.core.versions import Version, list_versions, live_version_name, open_version
 from pipelines.core.writing import Written
 from pipelines.io.freshness import live_freshness
 from pipelines.io.version import DocumentBatch, ReadFromVersion
 
-__all__ = ["BackfillReport", "BackfillSpec", "backfill_pipeline", "check_texts", "run_backfill"]
+__all__ = [
+    "BackfillReport",
+    "BackfillSpec",
+    "backfill_pipeline",
+    "check_texts",
+    "fill_version",
+    "run_backfill",
+]
 
 _SAMPLE_RANGES = 8
 _SAMPLE_DOCUMENTS = 32
@@ -457,6 +472,70 @@ def run_backfill(
         )
     _log.info("backfill_finished" if report.complete else "backfill_stopped", **report.to_json())
     return report
+
+
+def fill_version(
+    settings: Settings,
+    to: str,
+    source: str | None = None,
+    *,
+    stop: threading.Event | None = None,
+    tell: Tell | None = None,
+) -> BackfillReport:
+    """Fills a version of the settings' index from another one, outside a rollout.
+
+    One at a time for each target: a lease keeps a second one out.
+
+    Parameters
+    ----------
+    to, source
+        Names of the versions; by default the source is the live one.
+    stop, tell
+        See `run_backfill`.
+
+    Raises
+    ------
+    SettingsError
+        Source and target are the same.
+    IndexMissingError
+        The index has no such version.
+    ContractMismatchError
+        They order events differently.
+    LeaseHeldError
+        Another backfill of the target is running.
+    PlumblineError
+        See `run_backfill`.
+    """
+    qdrant = connect(settings)
+    versions = {version.name: version for version in list_versions(qdrant, settings.index)}
+    name = source or live_version_name(qdrant, settings.index)
+    for wanted in (name, to):
+        if wanted not in versions:
+            raise IndexMissingError(
+                f"the index {settings.index!r} has no version {wanted or 'that is live'} in Qdrant "
+                f"at {qdrant.where}; its versions: {', '.join(versions) or 'it has none'}"
+            )
+    assert name is not None, "it is among the versions"
+    if name == to:
+        raise SettingsError(f"{to} cannot be filled from itself: name another version with --from")
+    origin, target = versions[name], versions[to]
+    if origin.order_by is not target.order_by:
+        raise ContractMismatchError(
+            to, {"order_by": (target.order_by.value, origin.order_by.value)}
+        )
+    lease = Lease(Control(qdrant), f"backfill:{to}", settings.ingest.lease_seconds)
+    lease.acquire()
+    try:
+        return run_backfill(
+            settings,
+            origin,
+            target,
+            backfill_id=f"{origin.incarnation}-{target.incarnation}",
+            stop=stop,
+            tell=tell,
+        )
+    finally:
+        lease.release()
 
 
 def _run_pipeline(

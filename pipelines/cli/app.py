@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli import (
+    backfill,
     dead_letters,
     demo,
     doctor,
@@ -44,6 +45,7 @@ app = typer.Typer(
 doctor.register(app)
 demo.register(app)
 ingest.register(app)
+backfill.register(app)
 search.register(app)
 index.register(app)
 dead_letters.register(app)

@@ -131,6 +131,7 @@ def test_every_command_shows_an_example(words, capsys):
 def test_the_commands_of_this_release_are_there():
     """The interface the documentation names."""
     assert sorted(" ".join(words) for words in commands()) == [
+        "backfill",
         "dead-letters list",
         "dead-letters replay",
         "demo",

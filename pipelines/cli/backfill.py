@@ -1,0 +1,73 @@
+"""`plumbline backfill`: fills one version from another one, outside a rollout."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.flags import Config, IndexName, Json, QdrantPath, QdrantUrl, settings_from
+from pipelines.cli.output import print_json, print_table, say, warn
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command(
+        short_help="Fill a version from another one's stored texts.",
+        epilog="Example: plumbline backfill --to docs--model--0123456789ab",
+    )(backfill)
+
+
+def backfill(
+    context: typer.Context,
+    to: Annotated[str, typer.Option("--to", metavar="VERSION", help="The version to fill.")],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="VERSION", help="The version to read. Default: the live one."
+        ),
+    ] = None,
+    json: Json = False,
+    config: Config = None,
+    index: IndexName = None,
+    qdrant_url: QdrantUrl = None,
+    qdrant_path: QdrantPath = None,
+) -> None:
+    """Embed anew what a version stores, into another version of the index, at the same positions.
+
+    `plumbline rollout build` does this and everything around it; alone it fills a version whose
+    own job runs already. Can be stopped or killed at any moment and started again: finished ranges
+    are not done twice. Newer states in the target stay.
+    """
+    settings = settings_from(
+        context,
+        config=config,
+        index=index,
+        qdrant_url=qdrant_url,
+        qdrant_path=qdrant_path,
+        log_level="info",
+    )
+    from pipelines.backfill import fill_version
+    from pipelines.cli.rollout_output import build_progress
+    from pipelines.cli.signals import stopping
+
+    with stopping() as stop, build_progress() as progress:
+        report = fill_version(settings, to, source, stop=stop, tell=progress)
+    found = report.to_json()
+    if json:
+        print_json(found)
+    else:
+        print_table(
+            ["backfill", ""],
+            [
+                (name.replace("_", " "), value)
+                for name, value in found.items()
+                if value not in ({}, [])
+            ],
+        )
+        if not report.complete:
+            say("stopped: the same command goes on")
+    if report.counts.refused:
+        warn(f"{report.counts.refused:,} documents were refused: {report.counts.refusals}")
