@@ -20,6 +20,7 @@ NAMES = (
     "drift_table",
     "gate_quality",
     "golden_latency",
+    "auto_rollback",
 )
 
 

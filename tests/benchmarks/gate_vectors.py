@@ -23,7 +23,7 @@ from tests.support.corpora import DATA, Corpus
 from tests.support.damage import fine_tuned
 from tests.support.processes import REPOSITORY
 
-__all__ = ["CANDIDATES", "SMALLER", "Pool", "pool"]
+__all__ = ["CANDIDATES", "SMALLER", "Pool", "judged", "pool", "vectors"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -85,6 +85,16 @@ def pool(name: str, candidate: str) -> Pool:
         return score(qrels, ranked, (DEPTH,)).recall[DEPTH]
 
     return Pool(recall("live"), recall(candidate))
+
+
+def vectors(name: str, system: str) -> tuple[Floats, Floats]:
+    """Documents, in the order of the corpus, and judged queries under a system; unit length."""
+    return _vectors(name, system)
+
+
+def judged(name: str) -> dict[str, dict[str, int]]:
+    """Judgements of the queries of `vectors`, in their order."""
+    return _judged(name)[1]
 
 
 def _judged(name: str) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
