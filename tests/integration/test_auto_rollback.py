@@ -268,7 +268,7 @@ def _course(seed: int, size: int = 200, hours: int = 40) -> np.ndarray:
 
 
 def test_the_test_holds_its_level_over_all_looks_together() -> None:
-    """150 soaks of 40 dependent looks at level .05: found worse within the 99.8 % binomial range."""
+    """150 soaks of 40 dependent looks at level .05: within the 99.8 % binomial range."""
     names = [f"q{number}" for number in range(200)]
     soaks, wrong = 150, 0
     for seed in range(soaks):
