@@ -12,6 +12,7 @@ from scipy.stats import binom
 from monitors.drift.betting import bets, conformal_p_value
 from monitors.drift.control import SequentialControl
 from monitors.drift.pool import MOST_WINDOWS, spreads
+from monitors.drift.tail import tail_p_value
 from pipelines.core.errors import SettingsError
 
 START = datetime(2025, 1, 6, tzinfo=UTC)
@@ -196,12 +197,68 @@ def test_a_score_that_never_changes_is_not_unusual():
     assert not alarmed(decisions)
 
 
-@pytest.mark.parametrize("baseline", [0, 5, 20, 59, 60, 500])
-def test_no_wager_gains_on_average_without_drift(baseline):
-    """Each wager's mean over the possible ranks is at most 1."""
-    ranks = baseline + 1
-    paid = np.array([bets(rank / ranks, baseline) for rank in range(1, ranks + 1)])
-    assert (paid.mean(axis=0) <= 1 + 1e-9).all()
+@pytest.mark.parametrize("ranks", [1, 6, 21, 60, 501, 100_000])
+def test_no_wager_gains_on_average_without_drift(ranks):
+    """Each wager's mean over equally likely p-values is at most 1, and near it where they are fine.
+
+    Their midpoints are taken, 1/2n, 3/2n and so on: a p-value of a rank is larger and pays less.
+    """
+    paid = np.array([bets((rank - 0.5) / ranks) for rank in range(1, ranks + 1)]).mean(axis=0)
+    by_ranks = np.array([bets(rank / ranks) for rank in range(1, ranks + 1)]).mean(axis=0)
+    assert (by_ranks <= 1 + 1e-9).all()
+    assert ranks < 100_000 or paid == pytest.approx([1.0] * len(paid), abs=0.01)
+
+
+def test_no_single_window_decides():
+    """The least p-value pays far less than an alarm needs."""
+    assert max(bets(0.0)) < 100
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda random, size: random.exponential(size=size),
+        lambda random, size: random.normal(size=size),
+        lambda random, size: random.chisquare(4, size=size),
+        lambda random, size: random.lognormal(sigma=0.5, size=size),
+    ],
+    ids=["exponential", "normal", "chi-squared", "lognormal"],
+)
+@pytest.mark.parametrize("windows", [30, 336])
+def test_p_values_beyond_the_known_good_windows_are_calibrated(draw, windows):
+    """No more of 4,000 p-values are below a level than it says, beyond 1 / (n + 1) too (99.9 %)."""
+    random = np.random.default_rng(21)
+    found = np.array([tail_p_value(row[0], row[1:]) for row in draw(random, (4000, windows + 1))])
+    for level in (0.1, 0.02, 0.002):
+        assert np.count_nonzero(found <= level) <= binom.ppf(0.999, 4000, level)
+
+
+def test_the_farther_beyond_the_rarer():
+    """Above all known-good windows the p-value goes on falling; among them it is the rank's."""
+    known_good = normal(9, 30)
+    highest = known_good.max()
+    assert tail_p_value(highest - 1e-9, known_good) == 2 / 31
+    rarer = [tail_p_value(highest + distance, known_good) for distance in (0.01, 1.0, 3.0, 9.0)]
+    assert rarer == sorted(rarer, reverse=True)
+    assert rarer[0] <= 1 / 31
+    assert rarer[-1] < 1e-3
+
+
+def test_a_tail_without_excesses_leaves_the_rank():
+    """Known-good windows that are all alike say nothing of the tail; nor do fewer than 20."""
+    assert tail_p_value(2.0, np.ones(30)) == 1 / 31
+    assert tail_p_value(50.0, normal(10, 19)) == 1 / 20
+
+
+def test_hourly_windows_need_the_evidence_of_a_days_windows():
+    """The run length counts days where windows are shorter: one window gives a 24th of it."""
+    daily, hourly = SequentialControl(), SequentialControl()
+    feed(daily, normal(11, 336))
+    feed(hourly, normal(11, 336), step=HOUR)
+    (day,) = feed(daily, [30.0], begin=336)
+    (hour,) = feed(hourly, [30.0], begin=336, step=HOUR)
+    assert day.p_value == hour.p_value
+    assert hour.e_value == pytest.approx(day.e_value / 24, rel=0.01)
 
 
 def test_conformal_p_value_counts_ties():
