@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from scipy.stats import binomtest, norm
 
-from monitors.drift import SequentialControl, two_sample_test
+from monitors.drift import DriftTest, SequentialControl, two_sample_test
 from tests.benchmarks.drift_scenarios import Population
 
-__all__ = ["STREAMS", "known_good_and_drifted", "stream_rows"]
+__all__ = ["STREAMS", "Scored", "scored_windows", "stream_rows"]
 
 STREAMS = int(os.environ.get("DRIFT_STREAMS", "400"))
 """Streams of each kind by day; a quarter of them by hour."""
 
 _WINDOWS = int(os.environ.get("DRIFT_WINDOWS", "400"))
 """Real windows whose scores the streams are made of."""
+
+_TOPIC_WINDOWS = max(8, _WINDOWS // 20)
+"""Real windows for each topic that floods; a flood is of one topic for all its days."""
 
 _REFERENCE = 2000
 _WINDOW = 500
@@ -32,42 +37,62 @@ Scores = np.ndarray
 """Shape (windows, 2): score and effect."""
 
 
-def known_good_and_drifted(population: Population) -> tuple[Scores, Scores, float]:
-    """Scores of windows that wobble, of such windows with 20 % of one topic, and p ≤ .05 by day."""
+@dataclass(frozen=True)
+class Scored:
+    """Scores of real windows.
+
+    Parameters
+    ----------
+    good
+        Of windows whose topics wobble.
+    drifted
+        By topic: of such windows with 20 % of that topic.
+    small
+        Share of the good ones with p ≤ .05.
+    """
+
+    good: Scores
+    drifted: Mapping[str, Scores]
+    small: float
+
+
+def scored_windows(population: Population) -> Scored:
+    """Tests windows against one reference; each window's documents are drawn anew."""
     random = np.random.default_rng(99)
     order = random.permutation(len(population.vectors))
     reference = population.vectors[order[:_REFERENCE]]
     rows = order[_REFERENCE:]
     labels = population.own.labels[rows]
     names = np.unique(labels)
-    good, drifted, small = [], [], 0
-    for number in range(_WINDOWS + _WINDOWS // 4):
+
+    def tested(flooded_by: str | None) -> DriftTest:
         factor = dict(
             zip(names, np.exp(random.normal(scale=_WOBBLE, size=len(names))), strict=True)
         )
         weights = np.array([factor[label] for label in labels])
-        flooded = number >= _WINDOWS
-        count = _WINDOW - _WINDOW // 5 if flooded else _WINDOW
-        window = random.choice(rows, count, replace=False, p=weights / weights.sum())
-        if flooded:
-            topic = random.choice(population.topics)
-            left = np.setdiff1d(rows[labels == topic], window)
-            flood = random.permutation(left)[: _WINDOW // 5]
-            window = np.concatenate([window, flood])
-        test = two_sample_test(reference, population.vectors[window], random=random)
-        (drifted if flooded else good).append((test.statistic, test.effect))
-        small += not flooded and test.p_value <= 0.05
-    return np.array(good), np.array(drifted), small / _WINDOWS
+        flood = 0 if flooded_by is None else _WINDOW // 5
+        window = random.choice(rows, _WINDOW - flood, replace=False, p=weights / weights.sum())
+        if flooded_by is not None:
+            left = np.setdiff1d(rows[labels == flooded_by], window)
+            window = np.concatenate([window, random.permutation(left)[:flood]])
+        return two_sample_test(reference, population.vectors[window], random=random)
+
+    def scores(tests: list[DriftTest]) -> Scores:
+        return np.array([(test.statistic, test.effect) for test in tests])
+
+    good = [tested(None) for _ in range(_WINDOWS)]
+    drifted = {
+        topic: scores([tested(topic) for _ in range(_TOPIC_WINDOWS)]) for topic in population.topics
+    }
+    return Scored(scores(good), drifted, float(np.mean([test.p_value <= 0.05 for test in good])))
 
 
 def stream_rows(population: Population) -> list[list[str]]:
     """Rows for the table."""
-    good, drifted, small = known_good_and_drifted(population)
-    order = np.argsort(good[:, 0])
-    ranked = good[order]
-    scores = f"scores up to {good[:, 0].max():.1f}; with mix20 {np.median(drifted[:, 0]):.1f}"
+    scored = scored_windows(population)
+    ranked = scored.good[np.argsort(scored.good[:, 0])]
     first = ["wobble, one test a day", str(_WINDOW), population.name, str(_WINDOWS)]
-    rows = [[*first, f"{small:.3f}", "", "", scores]]
+    rows = [[*first, f"{scored.small:.3f}", "", "", f"scores up to {ranked[-1, 0]:.1f}"]]
     print(" | ".join(rows[0]), file=sys.stderr, flush=True)
     random = np.random.default_rng(5)
     day, hour, fewer = timedelta(days=1), timedelta(hours=1), STREAMS // 4
@@ -84,23 +109,33 @@ def stream_rows(population: Population) -> list[list[str]]:
             for _ in range(streams)
         )
         rows.append(_row(name, population, alarms, streams, "<= .05"))
+    shares = {topic: float(np.mean(population.own.labels == topic)) for topic in scored.drifted}
     for baseline in (_DAILY_BASELINE, 60):
         for correlation in (0.0, _CORRELATION):
-            caught = 0
-            for _ in range(STREAMS // 2):
-                before = _correlated(ranked, baseline, correlation, random)
-                after = drifted[random.integers(len(drifted), size=3)]
-                first = _first_alarm(np.concatenate([before, after]), timedelta(days=1))
-                caught += first is not None and first >= baseline
+            caught: dict[str, int] = {}
+            each = max(1, STREAMS // 2 // len(shares))
+            for topic, drifted in scored.drifted.items():
+                for _ in range(each):
+                    before = _correlated(ranked, baseline, correlation, random)
+                    after = drifted[random.integers(len(drifted), size=3)]
+                    alarm = _first_alarm(np.concatenate([before, after]), day)
+                    caught[topic] = caught.get(topic, 0) + (alarm is not None and alarm >= baseline)
             name = f"mix20 within 3 days, baseline {baseline}, correlation {correlation}"
-            rows.append(_row(name, population, caught, STREAMS // 2, "caught"))
+            words = ", ".join(
+                f"{topic} ({shares[topic]:.0%}) {hits / each:.2f}"
+                for topic, hits in sorted(caught.items(), key=lambda item: -shares[item[0]])
+            )
+            hits = sum(caught.values())
+            rows.append(_row(name, population, hits, each * len(shares), "caught", words))
     return rows
 
 
-def _row(name: str, population: Population, hits: int, streams: int, target: str) -> list[str]:
+def _row(
+    name: str, population: Population, hits: int, streams: int, target: str, words: str = ""
+) -> list[str]:
     interval = binomtest(hits, streams).proportion_ci(0.99)
     row = [name, str(_WINDOW), population.name, str(streams), f"{hits / streams:.3f}"]
-    row += [f"{interval.low:.3f}-{interval.high:.3f}", target, ""]
+    row += [f"{interval.low:.3f}-{interval.high:.3f}", target, words]
     print(" | ".join(row), file=sys.stderr, flush=True)
     return row
 
