@@ -13,6 +13,7 @@ from tests.support.corpora import missing
 NAMES = (
     "throughput",
     "redelivery",
+    "backfill",
     "conditional",
     "memory",
     "chunking",

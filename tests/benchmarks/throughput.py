@@ -33,7 +33,7 @@ def run() -> Table:
             "are in none of the figures; the job counts from the first record to the last commit.",
         ],
     )
-    bare, ours = _encoders()
+    bare, ours = bare_and_ours()
     with any_broker() as broker, stores() as places:
         table.notes.append(f"Events come from {broker.name}; float32, all cores.")
         for name, size in _SIZES.items():
@@ -81,7 +81,8 @@ def _rate(encode: Callable[[list[str]], object], texts: list[str]) -> float:
     return len(texts) / (time.perf_counter() - started)
 
 
-def _encoders() -> tuple[Callable[[list[str]], object], Callable[[list[str]], object]]:
+def bare_and_ours() -> tuple[Callable[[list[str]], object], Callable[[list[str]], object]]:
+    """The library's encoder and the job's, warm: each takes texts."""
     from sentence_transformers import SentenceTransformer
 
     contract = ContractSettings(**CONTRACT)
