@@ -23,6 +23,7 @@ POOLS = (
     ("scifact", "max_tokens"),
     ("scifact", "truncate_dim"),
     ("scifact", "fine_tuned"),
+    ("scifact", "truncate_little"),
     ("cranfield", "truncate_dim"),
 )
 MARGINS = (0.02, 0.03, 0.05)
@@ -60,9 +61,10 @@ def run() -> Table:
                 continue
             passed, texts = cell
             row = [f"{name}, {candidate}", way, f"{margin:g}", f"{size:,}", *texts]
-            if binomtest(passed, DRAWS).proportion_ci(0.99).low > LEVEL:
-                exceeded.append(" ".join(row[:4]))
-            worst[margin, size] = max(worst.get((margin, size), 0.0), passed / DRAWS)
+            if passed is not None:
+                if binomtest(passed, DRAWS).proportion_ci(0.99).low > LEVEL:
+                    exceeded.append(" ".join(row[:4]))
+                worst[margin, size] = max(worst.get((margin, size), 0.0), passed / DRAWS)
             # It takes long: whoever waits sees each row at once.
             print(" | ".join(row), file=sys.stderr, flush=True)
             table.rows.append(row)
@@ -102,27 +104,33 @@ def _about(name: str, candidate: str, found: Pool) -> str:
 
 def _cell(
     differences: Values, way: str, margin: float, size: int, seed: Sequence[int]
-) -> tuple[int, list[str]] | None:
-    """Sets that passed at the margin, and the row's figures; `None` where no share loses so much.
+) -> tuple[int | None, list[str]] | None:
+    """Sets that passed at the margin, and the row's figures.
 
-    Twice the margin may be more than the candidate loses by itself; that figure is then left out.
+    The margin, and twice the margin, may be more than the candidate loses by itself: these figures
+    are then left out. `None` where none is left.
     """
-    texts = {}
-    passed = by_t = 0
+    outcomes = {}
+    by_t = bounds = ""
+    passed = None
     for times in (0, 1, 2):
         made = _made(differences, way, times * margin)
         if made is None:
             continue
         distinct, drawn = _draws(*made, size, [*seed, times])
-        outcomes = _outcomes(distinct, drawn, margin)
-        texts[times] = " / ".join(_share(count) for count in outcomes)
+        outcomes[times] = _outcomes(distinct, drawn, margin)
         if times == 1:
-            passed, by_t = outcomes[0], _passed_by_t(distinct, drawn, margin)
-    if 1 not in texts:
+            passed = outcomes[1][0]
+            by_t = _share(_passed_by_t(distinct, drawn, margin))
+            interval = binomtest(passed, DRAWS).proportion_ci(0.99)
+            bounds = f"{interval.low:.3f}-{interval.high:.3f}"
+    if not outcomes:
         return None
-    interval = binomtest(passed, DRAWS).proportion_ci(0.99)
-    bounds = f"{interval.low:.3f}-{interval.high:.3f}"
-    return passed, [texts.get(0, ""), texts[1], bounds, texts.get(2, ""), _share(by_t)]
+    texts = [
+        " / ".join(_share(count) for count in outcomes[times]) if times in outcomes else ""
+        for times in (0, 1, 2)
+    ]
+    return passed, [*texts[:2], bounds, texts[2], by_t]
 
 
 def _made(differences: Values, way: str, loss: float) -> tuple[Values, Values] | None:

@@ -32,12 +32,13 @@ DEPTH = 10
 _FOLDER = Path(os.environ.get("GATE_CACHE", str(REPOSITORY / ".cache" / "gate")))
 _BATCH = 64
 _STEPS = 150
-_DIMENSION = 64
+_DIMENSIONS = {"truncate_dim": 64, "truncate_little": 256}
 _TOKENS = 24
 
 CANDIDATES = {
     "max_tokens": f"max_tokens {_TOKENS} in place of 256",
-    "truncate_dim": f"truncate_dim {_DIMENSION} of 384",
+    "truncate_dim": "truncate_dim 64 of 384",
+    "truncate_little": "truncate_dim 256 of 384",
     "fine_tuned": f"fine-tuned on stsb/en-train.csv, {_STEPS} steps of 16 pairs, seed 0",
 }
 """Candidate to what is different about it."""
@@ -124,10 +125,11 @@ def _chosen(name: str, candidate: str) -> npt.NDArray[np.int64]:
 
 def _vectors(name: str, system: str) -> tuple[Floats, Floats]:
     """Documents and queries, of unit length."""
-    if system == "truncate_dim":
+    if system in _DIMENSIONS:
         # What `truncate_dim` does: the first components, brought to unit length again.
+        size = _DIMENSIONS[system]
         stored, asked = _vectors(name, "live")
-        return _unit(stored[:, :_DIMENSION]), _unit(asked[:, :_DIMENSION])
+        return _unit(stored[:, :size]), _unit(asked[:, :size])
     path = _FOLDER / f"{name}-{system}.npz"
     if not path.exists():
         _FOLDER.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, ttest_1samp
 
 from pipelines.rollout.non_inferiority import (
     NonInferiority,
@@ -35,6 +35,14 @@ def test_losses_alone_are_the_exact_binomial_test(margin: float, losses: int) ->
     n = 300
     found = upper_tail(repeated(losses, n - losses, 0), -margin)
     assert binom.cdf(losses, n, margin) == pytest.approx(found, abs=1e-10)
+
+
+def test_a_t_test_passes_what_this_one_does_not() -> None:
+    """Three of 200 lost: .042 by t at .03, and truly as good by chance in .147 of all sets."""
+    sample = repeated(3, 197, 0)
+    by_t = ttest_1samp(sample, -0.03, alternative="greater").pvalue
+    assert by_t == pytest.approx(0.042, abs=0.0005)
+    assert upper_tail(sample, -0.03) == pytest.approx(0.147, abs=0.0005)
 
 
 def test_no_difference_needs_as_many_queries_as_the_margin_says() -> None:
