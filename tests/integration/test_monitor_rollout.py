@@ -384,6 +384,26 @@ def test_a_record_that_cannot_be_read(pair: Pair, replicas: list[Replica]) -> No
         replica.end()
 
 
+def test_the_alias_moves_while_the_record_cannot_be_read(
+    pair: Pair, replicas: list[Replica]
+) -> None:
+    """The new live version is live and nothing else; what the old one is, nobody can know."""
+    pair.to(S.BUILDING, S.VERIFYING, S.READY)
+    replica = Replica(pair.settings, {"canary": FakeProbe("canary")})
+    replicas.append(replica)
+    beside = {"live": pair.live.name, "candidate": pair.candidate.name}
+    wait_until(lambda: roles(replica) == beside, 20)
+    control = Control(pair.qdrant)
+    fields = {"schema": 99}
+    assert control.swap(ROLLOUT, "docs", seen=control.read(ROLLOUT, "docs"), fields=fields)
+    wait_until(lambda: (STATE, "ready") not in replica.values(), 20)
+    assert roles(replica) == beside
+    set_alias(pair.qdrant, "docs", pair.candidate.name)
+    wait_until(lambda: roles(replica) == {"live": pair.candidate.name}, 20)
+    wait_until(lambda: (ALARM, pair.candidate.name, "canary") in replica.values(), 20)
+    replica.end()
+
+
 class Bench:
     """A runner of the version beside the live one, and one of live."""
 
