@@ -189,7 +189,7 @@ def _purges(settings: Settings) -> list[PurgeRecord]:
     from pipelines.core.control import Control
     from pipelines.core.errors import ServiceUnavailableError
     from pipelines.core.purge import PurgeLog
-    from pipelines.core.qdrant import connect
+    from pipelines.core.qdrant import connect, disconnect
 
     path = settings.qdrant.path
     if settings.qdrant.url is None and path is not None and not path.exists():
@@ -202,6 +202,8 @@ def _purges(settings: Settings) -> list[PurgeRecord]:
             "are older (behind_purge)"
         )
         return []
+    finally:
+        disconnect(settings)  # an embedded store belongs to one process: the job may want it
 
 
 def _checked(reasons: Sequence[str]) -> tuple[str, ...]:

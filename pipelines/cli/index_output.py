@@ -22,10 +22,13 @@ def print_purge(report: PurgeReport) -> None:
     print_table(
         ["condition", "found", "asked for", ""],
         [
-            (one.name, one.figure, one.bound, "ok" if one.ok else f"refuses: {one.words}")
+            (one.name, one.figure, one.bound, "ok" if one.ok else "refuses")
             for one in report.conditions
         ],
     )
+    for one in report.conditions:
+        if not one.ok:
+            say(f"{one.name}: {one.words}")
     if report.refused:
         say(f"{report.version}: {report.tombstones:,} tombstones, none purged")
         return
