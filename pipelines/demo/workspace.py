@@ -25,6 +25,7 @@ from pipelines.core.settings import (
     MonitorSettings,
     QdrantSettings,
     RetrySettings,
+    RolloutSettings,
     RuntimeSettings,
     Settings,
 )
@@ -112,6 +113,8 @@ class Workspace:
             limits=LimitSettings(text_bytes=TEXT_LIMIT_BYTES),
             metrics=MetricsSettings(port=None),
             monitor=MonitorSettings(**self._monitor()),
+            # Known-item queries of a small set: what it can show is five points of recall.
+            rollout=RolloutSettings(margin=0.05, metrics_port=None),
             retry=RetrySettings(),
             log_level="info",
             log_format="json",
