@@ -79,13 +79,13 @@ class BuildReport:
     def to_json(self) -> dict[str, Any]:
         """For programs."""
         return {
+            **self.note,
             "rollout": self.rollout.rollout_id,
             "index": self.rollout.index,
             "state": self.rollout.state.value,
             "live": self.rollout.live.name,
             "candidate": self.rollout.candidate.name,
             "complete": self.complete,
-            **self.note,
         }
 
 
@@ -285,7 +285,7 @@ class _Build:
         known = rollout.candidate
         qdrant, settings = self._context.qdrant, self._settings
         there = find_version(qdrant, rollout.index, known.fingerprint)
-        if there is None and known.incarnation and rollout.note("build").get("candidate"):
+        if there is None and known.incarnation and rollout.note("build").get("incarnation"):
             raise IndexMissingError(
                 f"{known.name} is gone: somebody dropped it while it was being built. "
                 "`plumbline rollout abort` gives the rollout up."
@@ -303,8 +303,8 @@ class _Build:
         reference = VersionRef.of(candidate)
         if known.incarnation and known != reference and there is not None:
             self._context.opened(known)  # raises: another collection has its name
-        if known != reference or not rollout.note("build").get("candidate"):
-            note = {**rollout.note("build"), "candidate": candidate.incarnation}
+        if known != reference or not rollout.note("build").get("incarnation"):
+            note = {**rollout.note("build"), "incarnation": candidate.incarnation}
             rollout = self._context.store.update(rollout, candidate=reference, build=note)
         point("rollout.build.after_record")
         return rollout, candidate
