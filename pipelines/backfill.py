@@ -45,7 +45,7 @@ from pipelines.core.failures import FAILURES, guarded
 from pipelines.core.faults import point
 from pipelines.core.index import contract_for, encoder_for
 from pipelines.core.job import Job, JobSpec
-from pipelines.core.lease import Lease
+from pipelines.core.lease import LEASE, Lease
 from pipelines.core.plans import Action, Outcome, Plan
 from pipelines.core.qdrant import Qdrant, connect
 from pipelines.core.settings import Settings
@@ -57,7 +57,7 @@ from pipelines.core.stored_documents import (
     read_heads_of,
     stored_document,
 )
-from pipelines.core.throttle import FreshnessReader, LatestFreshness, Throttle
+from pipelines.core.throttle import Freshness, FreshnessReader, LatestFreshness, Throttle
 from pipelines.core.versions import Version, list_versions, live_version_name, open_version
 from pipelines.core.writing import Written
 from pipelines.io.freshness import live_freshness
@@ -175,17 +175,35 @@ class _Run:
         qdrant = connect(settings)
         source, target = open_version(qdrant, spec.source), open_version(qdrant, spec.target)
         self.stop = stop or threading.Event()
-        self.ledger = BackfillLedger(Control(qdrant), spec.backfill_id, source, target)
+        self.control = Control(qdrant)
+        self.ledger = BackfillLedger(self.control, spec.backfill_id, source, target)
         self.progress = BackfillProgress(
             spec.plan, before or RangeCounts(), (target.index, target.name)
         )
-        self.freshness = LatestFreshness(freshness or live_freshness(settings, source))
+        if freshness is None:
+            freshness = _nothing if qdrant.local else self._of_live_job(settings, source)
+        self.freshness = LatestFreshness(freshness)
         self.throttle = Throttle(
             self.freshness,
             settings.rollout.freshness_bound_seconds,
             settings.rollout.lag_bound_records,
             stop=self.stop,
         )
+
+    def _of_live_job(self, settings: Settings, source: Version) -> FreshnessReader:
+        """How the source's job fares while there is one; without, nobody waits for it to read."""
+        look, control = live_freshness(settings, source), self.control
+
+        def read() -> Freshness | None:
+            lease = control.read(LEASE, f"ingest:{source.name}")
+            return look() if lease is not None and lease.fields.get("holder") else Freshness(0, 0.0)
+
+        return read
+
+
+def _nothing() -> None:
+    """The embedded store belongs to one process: no job runs beside this one."""
+    return
 
 
 _runs: dict[str, _Run] = {}
