@@ -21,9 +21,15 @@ if TYPE_CHECKING:
     from pipelines.core.settings import Settings
     from pipelines.core.versions import Version
 
-__all__ = ["Check", "CheckResult", "Outcome", "VerifyContext"]
+__all__ = ["BUILD_ANEW", "Check", "CheckResult", "Outcome", "VerifyContext", "named"]
 
 _NAMED = 10
+
+BUILD_ANEW = (
+    "What stays so while its job runs wants a new build: `plumbline rollout abort`, then "
+    "`plumbline rollout plan`"
+)
+"""What to do about a candidate that holds the wrong things: nothing mends a single document."""
 
 
 class Outcome(StrEnum):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.core.points import OURS, Head, head_of, point_id
 from pipelines.core.sweep import CHUNK_FIELDS, ChunkState, chunks, judge, read_heads
 from pipelines.rollout.verify import heads
-from pipelines.rollout.verify.base import CheckResult, Outcome, VerifyContext, named
+from pipelines.rollout.verify.base import BUILD_ANEW, CheckResult, Outcome, VerifyContext, named
 
 if TYPE_CHECKING:
     from pipelines.core.qdrant import Qdrant
@@ -65,7 +65,7 @@ def check_chunks(context: VerifyContext) -> CheckResult:
     if orphans or more_orphans:
         advice.append("`plumbline index sweep` deletes those older than their head.")
     if missing or more_missing:
-        advice.append("`plumbline rollout build` writes missing ones again.")
+        advice.append(f"{BUILD_ANEW}.")
     words = (
         f"of {looked:,} chunks and {expected:,} that heads count: {found}. Documents: "
         f"{named(ids)}. {' '.join(advice)}"

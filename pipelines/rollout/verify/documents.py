@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pipelines.core.points import Head
 from pipelines.rollout.verify import heads
-from pipelines.rollout.verify.base import CheckResult, Outcome, VerifyContext, named
+from pipelines.rollout.verify.base import BUILD_ANEW, CheckResult, Outcome, VerifyContext, named
 from pipelines.rollout.verify.offsets import Horizon, fix_horizon
 
 __all__ = ["NAME", "Difference", "check_documents", "compare_heads"]
@@ -111,7 +111,7 @@ def check_documents(context: VerifyContext) -> CheckResult:
             for kind in counts
             if kind not in allowed
         )
-        words = f"{compared}: {wrong:,} differ. {kinds}{aside}. `plumbline rollout build` goes on."
+        words = f"{compared}: {wrong:,} differ. {kinds}{aside}. {BUILD_ANEW}."
         return CheckResult(NAME, Outcome.REFUSE, wrong, 0, _MEASURES, words, details)
     if unsettled:
         words = (

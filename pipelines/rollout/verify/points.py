@@ -7,7 +7,7 @@ from typing import Any
 from monitors.integrity.counts import Counts, read_counts
 from monitors.probes.base import Deadline
 from pipelines.core.points import OURS
-from pipelines.rollout.verify.base import CheckResult, Outcome, VerifyContext, named
+from pipelines.rollout.verify.base import BUILD_ANEW, CheckResult, Outcome, VerifyContext, named
 
 __all__ = ["NAME", "check_points"]
 
@@ -58,10 +58,9 @@ def check_points(context: VerifyContext) -> CheckResult:
         parts.append(f"{counts.unknown:,} were not written by Plumbline: find the writer")
     if counts.vectorless:
         parts.append(
-            f"{counts.vectorless:,} of living documents have no vector and cannot be found: "
-            "`plumbline rollout build` writes them again"
+            f"{counts.vectorless:,} of living documents have no vector and cannot be found"
         )
-    words = f"of {counts.points:,} points {'; '.join(parts)}{_told(counts)}."
+    words = f"of {counts.points:,} points {'; '.join(parts)}{_told(counts)}. {BUILD_ANEW}."
     return CheckResult(NAME, Outcome.REFUSE, wrong, 0, _MEASURES, words, details)
 
 
