@@ -188,9 +188,10 @@ def pattern_statistics(
     used = np.flatnonzero(now.any(axis=0) | change.any(axis=0))
     if not len(used):
         return np.zeros((len(now), PATTERNS))
-    signs = np.stack([_signs(queries[number]) for number in used]).astype(np.float32)
+    signs = np.stack([_signs(queries[number]) for number in used.tolist()]).astype(np.float32)
     one, other = (_scaled(values[:, used]) @ signs for values in (now, change))
-    return np.minimum(one, other).astype(np.float64)
+    least: Floats = np.minimum(one, other).astype(np.float64)
+    return least
 
 
 def _scaled(values: Floats) -> npt.NDArray[np.float32]:
