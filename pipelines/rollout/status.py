@@ -12,6 +12,7 @@ from pipelines.core.rollout import NEXT_COMMAND, Rollout, RolloutState
 from pipelines.core.settings import Settings
 from pipelines.core.versions import live_version_name
 from pipelines.rollout.context import RolloutContext, lease_name
+from pipelines.rollout.retire import retire_after
 
 __all__ = ["RolloutStatus", "status"]
 
@@ -142,6 +143,9 @@ def _waits_for(rollout: Rollout, settings: Settings, running: str, now: datetime
         until = rollout.entered_at + timedelta(hours=settings.rollout.soak_hours)
         if now < until:
             return f"the soak, until {until.isoformat(timespec='minutes')}"
+        due = retire_after(settings, rollout)
+        if now < due:
+            return f"the tombstone horizon, until {due.isoformat(timespec='minutes')}"
         return "your decision to retire the previous version"
     if state is RolloutState.FAILED:
         return f"a repair: {rollout.history[-1].reason}"
