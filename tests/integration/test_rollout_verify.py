@@ -217,10 +217,10 @@ def test_a_topic_that_was_compacted_explains_lost_deletions(small: TwoVersions) 
     )
 
 
-def lag(small: TwoVersions, live: int, candidate: int) -> Any:
+def lag(small: TwoVersions, live: int, candidate: int, records: int = 10) -> Any:
     def read(version: Any) -> list[PartitionLag]:
         committed = live if version.name == small.live.version.name else candidate
-        return [PartitionLag("documents", 0, 0, None, committed)]
+        return [PartitionLag("documents", 0, records, None, committed)]
 
     return read
 
@@ -234,6 +234,16 @@ def test_events_beyond_the_vector_are_no_difference(small: TwoVersions) -> None:
     assert late.details["offsets"] == [["documents", 0, 41]]
     counted = small.check(check_documents, lag=lag(small, 43, 43))
     assert counted.details["differences"] == {"stale": 1, "missing": 1}
+
+
+def test_what_came_from_a_topic_that_was_made_anew_counts(small: TwoVersions) -> None:
+    """Its offsets lie behind the end of the topic as it is now: it is not on its way."""
+    small.drop("kb/30")
+    found = small.check(check_documents, lag=lag(small, 5, 5))
+    assert found.details["ids"] == {"missing": ["kb/30"]}
+    assert found.details["offsets"] == [["documents", 0, 5]]
+    # Were the topic longer, the event could be beyond.
+    assert small.check(check_documents, lag=lag(small, 5, 5, 40)).outcome is Outcome.PASS
 
 
 def test_a_candidate_whose_group_is_behind_is_not_compared(small: TwoVersions) -> None:

@@ -111,6 +111,12 @@ def test_what_lies_beyond_the_vector() -> None:
         ("old", 0, 99): False,
     }
     assert not Horizon().beyond(Position("a", 0, 10, 1))
+    ended = Horizon({("a", 0): 10}, ends={("a", 0): 12})
+    assert [ended.beyond(Position("a", 0, offset, 1)) for offset in (9, 11, 12)] == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_two_absent_heads_are_no_difference() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pipelines.core.points import Head
 from pipelines.rollout.verify import heads
 from pipelines.rollout.verify.base import BUILD_ANEW, CheckResult, Outcome, VerifyContext, named
-from pipelines.rollout.verify.offsets import Horizon, fix_horizon
+from pipelines.rollout.verify.offsets import Horizon, fix_horizon, with_ends
 
 __all__ = ["NAME", "Difference", "check_documents", "compare_heads"]
 
@@ -50,9 +50,11 @@ class _Tally:
     suspects: dict[str, Difference] = field(default_factory=dict)
     unread: dict[Difference, int] = field(default_factory=dict)
 
-    def suspect(self, document_id: str, kind: Difference) -> None:
+    def suspect(self, document_id: str, kind: Difference, *, beyond: bool) -> None:
         if len(self.suspects) < _SUSPECTS:
             self.suspects[document_id] = kind
+        elif beyond:
+            self.beyond += 1
         else:
             self.unread[kind] = self.unread.get(kind, 0) + 1
 
@@ -167,12 +169,10 @@ def _scan(context: VerifyContext, horizon: Horizon) -> _Tally:
         kind = compare_heads(live, candidate)
         if kind is None:
             continue
-        if _beyond(horizon, live, candidate):
-            tally.beyond += 1
-            continue
         known = live or candidate
         assert known is not None, "a pair has one"
-        tally.suspect(known.document_id, kind)
+        # Also what lies beyond: whether it can, is known once the partitions' ends are.
+        tally.suspect(known.document_id, kind, beyond=_beyond(horizon, live, candidate))
     return tally
 
 
@@ -194,6 +194,7 @@ def _settle(
         ids = list(waiting)
         live = heads.read(context.qdrant, context.live, ids)
         candidate = heads.read(context.qdrant, context.candidate, ids)
+        horizon = with_ends(context, horizon)
         for document_id in ids:
             one, other = live.get(document_id), candidate.get(document_id)
             kind = compare_heads(one, other)

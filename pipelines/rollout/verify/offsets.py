@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipelines.core.position import Position
 from pipelines.rollout.verify.base import VerifyContext
 
-__all__ = ["Horizon", "fix_horizon"]
+__all__ = ["Horizon", "fix_horizon", "with_ends"]
 
 Partition = tuple[str, int]
 
@@ -24,10 +24,15 @@ class Horizon:
         Topic and partition to the first offset that does not count. Empty: everything counts.
     behind
         Partitions that the candidate's group has not read up to there, with how far it is.
+    ends
+        Offset of the next event of each partition, asked for later than what is judged was read:
+        an event at or behind it cannot be one of the topic as it is now. It came from a topic of
+        that name that was made anew since, and counts.
     """
 
     offsets: Mapping[Partition, int] = field(default_factory=dict)
     behind: Mapping[Partition, int] = field(default_factory=dict)
+    ends: Mapping[Partition, int] = field(default_factory=dict)
 
     @property
     def lacking(self) -> int:
@@ -45,7 +50,8 @@ class Horizon:
         offset = self.offsets.get((position.topic, position.partition))
         if offset is None:
             return any(topic == position.topic for topic, _ in self.offsets)
-        return position.offset >= offset
+        end = self.ends.get((position.topic, position.partition))
+        return position.offset >= offset and (end is None or position.offset < end)
 
 
 def fix_horizon(context: VerifyContext) -> Horizon:
@@ -74,6 +80,18 @@ def fix_horizon(context: VerifyContext) -> Horizon:
             return Horizon(offsets, behind)
         context.watch("waiting for the candidate's job", 0, 0)
         context.sleep(min(context.settle_seconds, max(0.0, until - time.monotonic())))
+
+
+def with_ends(context: VerifyContext, horizon: Horizon) -> Horizon:
+    """The same with where each partition ends now."""
+    if context.lag is None or not horizon.offsets:
+        return horizon
+    ends = {
+        (lag.topic, lag.partition): lag.committed + lag.expired + lag.records
+        for lag in context.lag(context.live)
+        if lag.committed is not None
+    }
+    return replace(horizon, ends=ends)
 
 
 def _committed(context: VerifyContext, *, live: bool) -> dict[Partition, int]:
