@@ -168,7 +168,7 @@ def compared(heads: Heads) -> CheckResult:
 
 
 def test_memory_does_not_grow_with_the_documents() -> None:
-    """Ten times the documents take at most a tenth more memory to compare."""
+    """Six times the documents take at most a tenth more memory to compare."""
 
     def peak(count: int) -> int:
         heads = Heads(count)
@@ -178,7 +178,7 @@ def test_memory_does_not_grow_with_the_documents() -> None:
         tracemalloc.stop()
         return most
 
-    few, many = peak(3000), peak(30_000)
+    few, many = peak(2500), peak(15_000)
     assert many < 1.1 * few, (few, many)
 
 
