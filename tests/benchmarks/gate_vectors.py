@@ -43,7 +43,7 @@ CANDIDATES = {
 }
 """Candidate to what is different about it."""
 
-SMALLER = {("scifact", "fine_tuned"): 1500}
+SMALLER = {("scifact", "fine_tuned"): 1000}
 """Documents that are searched where a whole corpus would take too long to encode a second time: all
 relevant ones, and others in the order of the corpus. Live is searched among the same."""
 
