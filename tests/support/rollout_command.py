@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import PlumblineError
+from pipelines.core.qdrant import connect
 from pipelines.core.rollout import Rollout
 from pipelines.core.settings import Settings
 from pipelines.rollout import switch as switch_module
@@ -83,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     encoders: dict[str, Any] = dict(two_encoders())
     switch_module.encoder_for = lambda version, _: encoders[version.fingerprint]
     settings = Settings(**json.loads(given.settings))
+    connect(settings)  # imports the client, which takes longer than the command itself
     print(_READY, flush=True)
     try:
         print(COMMANDS[given.command](settings, given.version).state, flush=True)
