@@ -111,6 +111,10 @@ def build(
             help="Start the candidate's ingest job here; --no-job where it is deployed elsewhere.",
         ),
     ] = True,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Fill a candidate that is built once more: what it lacks."),
+    ] = False,
     json: Json = False,
     config: Config = None,
     index: IndexName = None,
@@ -138,7 +142,14 @@ def build(
     from pipelines.rollout.build import build as run
 
     with stopping() as stop, build_progress() as progress:
-        report = run(settings, source=source.value, start_job=job, on_progress=progress, stop=stop)
+        report = run(
+            settings,
+            source=source.value,
+            start_job=job,
+            again=again,
+            on_progress=progress,
+            stop=stop,
+        )
     print_json(report.to_json()) if json else show_build(report)
 
 

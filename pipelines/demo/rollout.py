@@ -20,7 +20,7 @@ from pipelines.core.index import Index
 from pipelines.core.plans import Outcome
 from pipelines.core.qdrant import connect
 from pipelines.core.settings import ChunkSettings
-from pipelines.core.versions import list_versions, open_version
+from pipelines.core.versions import list_versions
 from pipelines.demo.broker import Message
 from pipelines.demo.corpus import Document
 from pipelines.demo.health import lose
@@ -104,7 +104,7 @@ class RolloutAct:
 
         self._build(live, candidate)
         self._refused(candidate)
-        self._mended(live, candidate)
+        self._mended()
         self._promoted(candidate)
 
         self._say("", "The world goes on; both versions receive what comes:")
@@ -178,17 +178,11 @@ class RolloutAct:
             row.name if row is not None else "nothing",
         )
 
-    def _mended(self, live: str, candidate: str) -> None:
-        from pipelines.backfill import run_backfill
+    def _mended(self) -> None:
+        from pipelines.rollout.build import build
 
-        qdrant = connect(self.settings)
         with self.console.status("Filling it again: only what is missing is embedded …"):
-            run_backfill(
-                self.settings,
-                open_version(qdrant, live),
-                open_version(qdrant, candidate),
-                backfill_id="demo-mend",
-            )
+            build(self.settings, again=True)
         report = self._verify()
         verdict = "[green]passed[/green]" if report.ok else "[red]not passed[/red]"
         self._line(f"[bold]verify[/bold], filled again: {verdict}")

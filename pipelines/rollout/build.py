@@ -94,6 +94,7 @@ def build(
     *,
     source: Source = "version",
     start_job: bool = True,
+    again: bool = False,
     on_progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> BuildReport:
@@ -109,6 +110,9 @@ def build(
         Start the candidate's ingest job here, where none runs; it goes on when this returns. The
         embedded store belongs to one process: there the job runs in this one, after the backfill,
         until it has caught up.
+    again
+        Fill a candidate that is built once more: what it lacks, or holds in an older state, comes
+        from the source; what stands is read and left alone.
     on_progress
         Called about once a second: tokens and documents done and in all, rate, ETA, phase.
     stop
@@ -130,9 +134,9 @@ def build(
     context = RolloutContext.open(settings)
     with command_lease(context) as lease:
         rollout = _finish_intent(context, context.rollout())
-        if rollout.state is RolloutState.VERIFYING:
+        if rollout.state is RolloutState.VERIFYING and not again:
             return BuildReport(rollout, True, rollout.note("build"))
-        if rollout.state not in _BUILDABLE:
+        if rollout.state not in (*_BUILDABLE, RolloutState.VERIFYING):
             raise RolloutStateError(
                 f"the rollout {rollout.rollout_id} of {rollout.index} is {rollout.state}: what is "
                 f"built is one that is {', '.join(_BUILDABLE)}. Next: "
@@ -156,6 +160,17 @@ def _finish_intent(context: RolloutContext, rollout: Rollout) -> Rollout:
     from pipelines.rollout.switch import finish_intent
 
     return finish_intent(context, rollout)
+
+
+def _round(rollout: Rollout) -> int:
+    """How often the candidate has been filled, the present time included; from 1."""
+    return int(rollout.note("build").get("round", 1))
+
+
+def _backfill_id(rollout: Rollout) -> str:
+    """Ranges that one round has done are to be read again in the next."""
+    number = _round(rollout)
+    return rollout.rollout_id if number == 1 else f"{rollout.rollout_id}-{number}"
 
 
 @contextmanager
@@ -245,6 +260,12 @@ class _Build:
                 f"{self._source}: the candidate's job starts elsewhere. Build with --from "
                 f"{begun_from}, or abort the rollout and plan it again."
             )
+        if rollout.state is RolloutState.VERIFYING and self._source == "topic":
+            raise RolloutStateError(
+                f"{rollout.candidate.name} was built by replaying the topic, whose records its job "
+                "has committed: it cannot be filled again. `plumbline rollout abort`, then plan "
+                "anew."
+            )
         live = self._context.live()
         if live.name != rollout.live.name or live.incarnation != rollout.live.incarnation:
             raise RolloutConflictError(
@@ -273,9 +294,15 @@ class _Build:
             "begun_at": datetime.now(UTC).isoformat(timespec="seconds"),
             **rollout.note("build"),
         }
+        again = rollout.state is RolloutState.VERIFYING
+        if again:
+            note["round"] = _round(rollout) + 1
         point("rollout.build.before_move")
         rollout = self._context.store.move(
-            rollout, RolloutState.BUILDING, f"build from the {self._source}", build=note
+            rollout,
+            RolloutState.BUILDING,
+            f"{'filled again' if again else 'build'} from the {self._source}",
+            build=note,
         )
         point("rollout.build.after_move")
         return rollout
@@ -367,7 +394,7 @@ class _Build:
             self._settings.model_copy(update={"contract": contract}),
             live,
             candidate,
-            backfill_id=watch.rollout.rollout_id,
+            backfill_id=_backfill_id(watch.rollout),
             stop=watch.halt,
             tell=lambda at: self._tell(watch, {**at, "phase": "backfill"}),
         )

@@ -81,7 +81,7 @@ def _remove_backfill(context: RolloutContext, rollout: Rollout) -> None:
         [
             record.name
             for record in context.control.list(BACKFILL)
-            if record.name == own or record.name.startswith(f"{own}/")
+            if record.name == own or record.name.startswith((f"{own}/", f"{own}-"))
         ],
     )
 

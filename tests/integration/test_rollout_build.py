@@ -26,6 +26,7 @@ from pipelines.core.qdrant import connect, disconnect
 from pipelines.core.rollout import RolloutState, VersionRef
 from pipelines.core.settings import ChunkSettings, ContractSettings, Settings
 from pipelines.core.versions import live_version_name, open_version
+from pipelines.demo.health import lose
 from pipelines.ingest import run_ingest
 from pipelines.io.kafka import start
 from pipelines.rollout import build as building
@@ -162,6 +163,31 @@ def test_a_second_build_does_nothing(world: World) -> None:
     again = world.build()
     assert again.rollout.epoch == first.rollout.epoch
     assert again.complete
+
+
+def test_filled_again_where_something_was_lost(world: World) -> None:
+    """What a candidate lost comes back, and nothing else is encoded."""
+    world.plan()
+    first = world.build()
+    lost = [f"kb/{number}" for number in range(1, 6)]
+    lose(world.settings, first.rollout.candidate.name, lost)
+    assert len(world.problems()) == len(lost)
+    again = world.build(again=True)
+    assert again.rollout.state is RolloutState.VERIFYING
+    assert world.problems() == []
+    note = again.rollout.note("build")
+    assert note["round"] == 2
+    assert note["backfill"]["embedded"] == len(lost)
+    moves = [move.after.value for move in again.rollout.history]
+    assert moves == ["planned", "building", "verifying", "building", "verifying"]
+
+
+def test_one_from_the_topic_is_not_filled_again(world: World) -> None:
+    """Its job has committed what it would have to read."""
+    world.plan()
+    world.build(source="topic")
+    with pytest.raises(RolloutStateError, match="cannot be filled again"):
+        world.build(source="topic", again=True)
 
 
 def test_updates_after_live_stood_are_the_jobs(world: World) -> None:

@@ -38,8 +38,9 @@ _S = RolloutState
 TRANSITIONS: Mapping[RolloutState, frozenset[RolloutState]] = {
     _S.PLANNED: frozenset({_S.BUILDING, _S.ABORTED}),
     _S.BUILDING: frozenset({_S.VERIFYING, _S.FAILED, _S.ABORTED}),
-    # A forced promotion leads from here to the soak, with its reason in the record.
-    _S.VERIFYING: frozenset({_S.READY, _S.SOAKING, _S.ABORTED}),
+    # A forced promotion leads from here to the soak, with its reason in the record; a candidate
+    # that lacks something may be filled again.
+    _S.VERIFYING: frozenset({_S.READY, _S.BUILDING, _S.SOAKING, _S.ABORTED}),
     # A later check may find otherwise.
     _S.READY: frozenset({_S.SOAKING, _S.VERIFYING, _S.ABORTED}),
     _S.SOAKING: frozenset({_S.COMPLETED, _S.ROLLED_BACK}),

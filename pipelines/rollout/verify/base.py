@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipelines.core.settings import Settings
     from pipelines.core.versions import Version
 
-__all__ = ["BUILD_ANEW", "Check", "CheckResult", "Outcome", "VerifyContext", "named"]
+__all__ = ["BUILD_ANEW", "FILL_AGAIN", "Check", "CheckResult", "Outcome", "VerifyContext", "named"]
 
 _NAMED = 10
 
@@ -29,7 +29,10 @@ BUILD_ANEW = (
     "What stays so while its job runs wants a new build: `plumbline rollout abort`, then "
     "`plumbline rollout plan`"
 )
-"""What to do about a candidate that holds the wrong things: nothing mends a single document."""
+"""What to do about a candidate that holds the wrong things."""
+
+FILL_AGAIN = "`plumbline rollout build --again` fills what is missing or older"
+"""What to do about a candidate that lacks things: what stands is left alone, so it costs little."""
 
 
 class Outcome(StrEnum):

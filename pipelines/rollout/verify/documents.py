@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 
 from pipelines.core.points import Head
 from pipelines.rollout.verify import heads
-from pipelines.rollout.verify.base import BUILD_ANEW, CheckResult, Outcome, VerifyContext, named
+from pipelines.rollout.verify.base import (
+    BUILD_ANEW,
+    FILL_AGAIN,
+    CheckResult,
+    Outcome,
+    VerifyContext,
+    named,
+)
 from pipelines.rollout.verify.offsets import Horizon, fix_horizon, with_ends
 
 __all__ = ["NAME", "Difference", "check_documents", "compare_heads"]
@@ -37,6 +44,9 @@ _WORDS: Mapping[Difference, str] = {
 
 _ALLOWED_FROM_TOPIC = frozenset({"created_at", "lost_tombstone"})
 """A compacted topic has lost the events that these come from."""
+
+_FILLED_AGAIN = frozenset({"missing", "stale", "lost_tombstone", "created_at"})
+"""What another backfill mends, without a new collection."""
 
 
 @dataclass
@@ -113,7 +123,9 @@ def check_documents(context: VerifyContext) -> CheckResult:
             for kind in counts
             if kind not in allowed
         )
-        words = f"{compared}: {wrong:,} differ. {kinds}{aside}. {BUILD_ANEW}."
+        fill = context.source != "topic" and counts.keys() - allowed <= _FILLED_AGAIN
+        advice = FILL_AGAIN if fill else BUILD_ANEW
+        words = f"{compared}: {wrong:,} differ. {kinds}{aside}. {advice}."
         return CheckResult(NAME, Outcome.REFUSE, wrong, 0, _MEASURES, words, details)
     if unsettled:
         words = (
