@@ -192,7 +192,12 @@ def test_every_hostile_record_is_refused_for_its_reason(order_by):
 
 def test_hostile_records_cover_every_reason_of_decode():
     """A reason that no shape leads to would be untested, or dead."""
-    by_job = {Reason.INVALID_VECTOR, Reason.REFUSED_BY_MODEL, Reason.REFUSED_BY_STORE}
+    by_job = {
+        Reason.INVALID_VECTOR,
+        Reason.REFUSED_BY_MODEL,
+        Reason.REFUSED_BY_STORE,
+        Reason.BEHIND_PURGE,
+    }
     elsewhere = {Reason.INVALID_TIMESTAMP, Reason.INVALID_ORIGIN}
     shapes = hostile_records(OrderBy.VERSION) + hostile_records() + hostile_envelopes()
     assert set(Reason) - by_job - elsewhere == {one.reason for one in shapes}

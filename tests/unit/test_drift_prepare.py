@@ -107,4 +107,6 @@ def test_missing_normalisation_is_seen():
     found = two_sample_test(reference, current, random=generator())
     assert found.p_value == 1 / 200
     assert found.effect > 0
-    assert found.statistic == max(found.parts.values())
+    # A soft maximum: the largest, less at most log(number of statistics) / 2.
+    largest = max(found.parts.values())
+    assert largest - np.log(len(found.parts)) / 2 - 1e-9 <= found.statistic <= largest
