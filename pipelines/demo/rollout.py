@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
+from rich.padding import Padding
 
 from monitors.golden.files import read_golden
 from pipelines.core.index import Index
@@ -187,7 +188,7 @@ class RolloutAct:
         verdict = "[green]passed[/green]" if report.ok else "[red]not passed[/red]"
         self._line(f"[bold]verify[/bold], filled again: {verdict}")
         for row in report.rows:
-            self._line(f"    [dim]{row.name}: {escape(row.words)}[/dim]")
+            self._line(f"  [dim]{row.name}: {escape(row.words)}[/dim]")
         self.checks.expect(
             "filled again, the candidate passes every check", report.ok, report.words
         )
@@ -235,7 +236,7 @@ class RolloutAct:
         return f"{rollout.live.name} is live again; it has received every event meanwhile"
 
     def _line(self, text: str) -> None:
-        self.console.print(f"  {text}", highlight=False, soft_wrap=True)
+        self.console.print(Padding(text, (0, 0, 0, 2), expand=False), highlight=False)
 
     def _say(self, *lines: str) -> None:
         for line in lines:
