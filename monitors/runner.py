@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from monitors.background import stand_back
 from monitors.context import RunDeadline, StagedReferences, make_context
 from monitors.failures import FAILURES, describe, reason_of
 from monitors.finished import Finished, as_failed, begun_at
@@ -202,6 +203,7 @@ class Runner:
         probe = self._probes[name]
 
         def body() -> None:
+            stand_back()
             try:
                 attempt.result = probe.run(context)
             except BaseException as error:  # noqa: BLE001 - it is counted, whatever it is

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -378,3 +380,27 @@ def test_runs_that_are_called_off_write_nothing(bench: Bench) -> None:
     assert ended == [None]
     wait_until(lambda: not bench.runner.running, 5)
     assert bench.store.history("docs") == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own")
+def test_a_probe_stands_back_and_nobody_else(bench: Bench) -> None:
+    """What a probe computes, on threads of its own too, gives way to those who search."""
+    seen: list[int] = []
+
+    def look() -> None:
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    def act(_: ProbeContext) -> ProbeResult:
+        look()
+        helper = threading.Thread(target=look)
+        helper.start()
+        helper.join()
+        return result()
+
+    look()
+    ordinary = seen.pop()
+    bench.add(act)
+    assert bench.runner.run("drift").outcome is Outcome.COMPLETED
+    assert seen == [max(ordinary, 10)] * 2
+    look()
+    assert seen[-1] == ordinary
