@@ -9,12 +9,13 @@ import tempfile
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from monitors.background import stand_back
 from monitors.golden.files import read_golden
 from monitors.golden.run import encode_golden
 from monitors.probes.golden import GoldenProbe
@@ -85,17 +86,16 @@ def _measure(place: Store, folder: Path) -> list[str]:
         probe = _Probe(watched)
         with searcher(watched.settings, vectors, shared="url" not in place.qdrant) as search:
             rate = min(_MOST_PER_SECOND, _UTILISATION / search(200.0, 3.0, alone=True).median)
-            probe.run()  # takes the baseline
-            seconds = probe.run()
+            for _ in range(2):  # the first run takes the baseline
+                probe.start().join()
+            seconds = probe.seconds
             found: dict[bool, list[Latencies]] = {False: [], True: []}
             for number in range(ROUNDS):
                 for probing in (number % 2 == 1, number % 2 == 0):
-                    thread = threading.Thread(target=probe.run)
-                    if probing:
-                        thread.start()
+                    running = probe.start() if probing else None
                     found[probing].append(search(rate, seconds))
-                    if probing:
-                        thread.join()
+                    if running is not None:
+                        running.join()
         watched.qdrant.call("delete_collection", watched.version.name)
     without, beside = (_joined(found[probing]) for probing in (False, True))
     low, high = _interval(without, beside)
@@ -137,10 +137,16 @@ class _Probe:
     watched: Watched
     state: Any = None
     baseline: Any = None
-    levels: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
-    def run(self) -> float:
-        """Seconds that a run took."""
+    def start(self) -> threading.Thread:
+        """Begins a run on a thread of its own, as the service does."""
+        thread = threading.Thread(target=self._run)
+        thread.start()
+        return thread
+
+    def _run(self) -> None:
+        stand_back()
         encoder = self.watched.encoder
         context = replace(
             self.watched.context(seconds=600.0),
@@ -152,7 +158,7 @@ class _Probe:
         started = time.perf_counter()
         result = GoldenProbe().run(context)
         self.state, self.baseline = result.state, result.baseline or self.baseline
-        return time.perf_counter() - started
+        self.seconds = time.perf_counter() - started
 
 
 class _Titles:

@@ -93,7 +93,11 @@ class _Load:
         self._vectors = vectors
         self._random = np.random.default_rng(1)
         self._pool = ThreadPoolExecutor(_THREADS)
-        self._index.search_vector(vectors[0], _LIMIT)
+        self._fingerprint = self._index.version().fingerprint
+        self._search(vectors[0])
+
+    def _search(self, vector: Floats) -> None:
+        self._index.search_vector(vector, _LIMIT, fingerprint=self._fingerprint)
 
     def __call__(self, rate: float, seconds: float, *, alone: bool = False) -> Latencies:
         """Latencies of searches that arrive at a rate; `alone` makes each wait for the last."""
@@ -105,7 +109,7 @@ class _Load:
         def one(number: int) -> None:
             due = time.perf_counter() if alone else begun + arrivals[number]
             vector = self._vectors[number % len(self._vectors)]
-            self._index.search_vector(vector, _LIMIT)
+            self._search(vector)
             latencies[number] = time.perf_counter() - due
 
         waiting = []
