@@ -40,6 +40,6 @@ class HalfWhitenedMMD:
         """Unbiased MMD² of the scaled coordinates under each labelling."""
         axes = pooled.axes.leading(_AXES)
         between()
-        scaled = axes.scores / np.sqrt(np.sqrt(axes.variances)).astype(np.float32)
+        scaled = np.asarray(axes.scores / np.sqrt(np.sqrt(axes.variances)), dtype=np.float32)
         (sums,) = gaussian_sums(scaled, labels, [_HALVINGS], between)
         return unbiased_mmd2(sums, pooled.reference, pooled.current)
