@@ -29,7 +29,7 @@ class HalfWhitenedMMD:
     along a middling axis is not drowned by the leading ones, as in MMD² on the vectors, and weak
     axes are not blown up, as by whitening in full. The kernel is exp(−2 ‖x − y‖² / s), s the mean
     squared distance. Over mixed and new topics of both real sets it was the best single statistic
-    or within .02 of it. Null hypothesis: both samples come from one distribution. Sources:
+    or within .04 of it. Null hypothesis: both samples come from one distribution. Sources:
     Gretton et al. 2012, "A Kernel Two-Sample Test", JMLR 13; on whitening by degrees, Hagrass,
     Sriperumbudur and Li 2022, "Spectral Regularized Kernel Two-Sample Tests".
     """
