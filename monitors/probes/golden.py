@@ -23,7 +23,8 @@ from monitors.golden.files import GoldenSet, read_golden
 from monitors.golden.measures import score
 from monitors.golden.observe import Comparable, Observation, align, ask
 from monitors.golden.power import ENOUGH_QUERIES
-from monitors.golden.run import Pace, VersionStore, encode_golden
+from monitors.golden.run import Pace, VersionStore
+from monitors.golden.vectors import GoldenVectors
 from monitors.probes.base import (
     Evidence,
     Figure,
@@ -71,6 +72,7 @@ class GoldenProbe:
 
     def __init__(self, store: Callable[[ProbeContext], Store] | None = None) -> None:
         self._store = store or _version_store
+        self._vectors = GoldenVectors()
 
     def run(self, context: ProbeContext) -> ProbeResult:
         """One pass over the golden queries."""
@@ -82,7 +84,7 @@ class GoldenProbe:
             return _undecided(
                 "no_judgements", f"none of {len(golden.queries)} queries has a relevant document"
             )
-        vectors = encode_golden(context.encoder(), golden.scored, context.deadline)
+        vectors = self._vectors.of(context.encoder(), golden.scored, context.deadline)
         store = self._store(context)
         states = store.states(golden.judged)
         depths = settings.k
