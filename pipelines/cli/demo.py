@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 def demo(
     documents: Annotated[
         int | None,
-        typer.Option("--documents", min=1, help="How many documents, at most. Default: 1,400."),
+        typer.Option("--documents", min=1, help="How many documents, at most. Default: 1,000."),
     ] = None,
     folder: Annotated[
         Path | None,

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_DOCUMENTS", "DEFAULT_FOLDER", "run_demo"]
 
-DEFAULT_DOCUMENTS = 1400
+DEFAULT_DOCUMENTS = 1000
 """Of the 3,700 to 4,200 that Python 3.11 to 3.13 have: enough to be real, and twice embedded in the
 time that a newcomer has."""
 
@@ -77,7 +77,7 @@ def run_demo(
         kept. A demo's folder is emptied at the start, so that it can run again; any other one
         is left alone.
     documents
-        How many docstrings of the standard library, at most; default 1,400.
+        How many docstrings of the standard library, at most; default 1,000.
     keep
         Keep the index at the end, so that it can be searched.
     console
