@@ -234,7 +234,7 @@ def show(
 
 def _lag(settings: Settings) -> LagReader | None:
     """Asks Kafka where a topic is set; the monitor itself knows no Kafka."""
-    if not settings.kafka.topics and settings.kafka.pattern is None:
+    if not settings.kafka.names_topics:
         return None
     from pipelines.io.kafka.lag import lag_reader
 

@@ -180,6 +180,11 @@ class KafkaSettings(Section):
         return self
 
     @property
+    def names_topics(self) -> bool:
+        """Whether there is anything to read: a list of topics, or a pattern."""
+        return bool(self.topics) or self.pattern is not None
+
+    @property
     def start_timestamp(self) -> int | None:
         """Milliseconds since the epoch when `start` is a time, else `None`."""
         return (

@@ -23,10 +23,10 @@ from monitors.golden.run import encode_golden
 from monitors.sampling import count_points, live_points
 from pipelines.core.chunker import chunker_for
 from pipelines.core.encoder import Encoder, load_encoder
-from pipelines.core.errors import GateError, RolloutConflictError, SettingsError
+from pipelines.core.errors import GateError, SettingsError
 from pipelines.core.index import encoder_for
 from pipelines.core.points import OURS, point_id
-from pipelines.core.rollout import NEXT_COMMAND, Rollout, VersionRef
+from pipelines.core.rollout import Rollout, VersionRef
 from pipelines.core.settings import ContractSettings, Settings
 from pipelines.core.versions import Version, find_version, open_version, version_name
 from pipelines.rollout.context import RolloutContext, command_lease
@@ -189,7 +189,7 @@ def plan(
     context = RolloutContext.open(settings)
     live = context.live()
     with command_lease(context):
-        _check_free(context)
+        context.store.last_ended(settings.index)  # raises where one is under way
         encoder = load_encoder(candidate, settings.runtime)
         name, existing = _candidate_name(context, live, encoder)
         changes = encoder.contract.differences(live.contract)
@@ -252,16 +252,6 @@ def plan(
             notes={"plan": {**figures.to_json(), "existing": existing is not None}},
         )
         return PlanReport(rollout, figures)
-
-
-def _check_free(context: RolloutContext) -> None:
-    last = context.store.read(context.index)
-    if last is not None and last.open:
-        raise RolloutConflictError(
-            f"the rollout {last.rollout_id} of {last.index} to {last.candidate.name} is "
-            f"{last.state}. An index has one rollout at a time. Next: "
-            f"`{NEXT_COMMAND[last.state]}`, or `plumbline rollout abort`."
-        )
 
 
 def _candidate_name(

@@ -385,7 +385,7 @@ def _check_version(
 def _with_lag(context: RolloutContext, checked: _Checked, reader: LagReader | None) -> _Checked:
     settings = context.settings
     if reader is None:
-        if not settings.kafka.topics and settings.kafka.pattern is None:
+        if not settings.kafka.names_topics:
             why = "the settings name no topic: nothing could be asked how far it has come"
             _log.info("lag_not_asked", version=checked.version.name, why=why)
             return _Checked(

@@ -72,6 +72,19 @@ class RolloutStore:
             ended.append(last)
         return sorted(ended, key=lambda rollout: (rollout.history[0].at, rollout.rollout_id))
 
+    def last_ended(self, index: str) -> Rollout | None:
+        """The rollout before the next one; `None` when there was none.
+
+        Raises
+        ------
+        RolloutConflictError
+            It is still under way.
+        """
+        last = self.read(index)
+        if last is not None and last.open:
+            raise RolloutConflictError(self._under_way(last))
+        return last
+
     def begin(
         self,
         index: str,
@@ -90,9 +103,7 @@ class RolloutStore:
         RolloutConflictError
             One is under way, or another process began one in the same instant.
         """
-        last = self.read(index)
-        if last is not None and last.open:
-            raise RolloutConflictError(self._under_way(last))
+        last = self.last_ended(index)
         if last is not None:
             # Kept before it is replaced; when another process was quicker, it is there already.
             self._control.swap(

@@ -331,7 +331,7 @@ def _loader(settings: Settings, rollout: Rollout) -> Callable[[Version], Encoder
 
 
 def _lag(settings: Settings) -> LagReader | None:
-    if not settings.kafka.topics and settings.kafka.pattern is None:
+    if not settings.kafka.names_topics:
         return None
     from pipelines.io.kafka.lag import lag_reader
 
