@@ -187,6 +187,26 @@ def verify(
             help="Verify without a golden set; the reason is kept in the record.",
         ),
     ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            "--margin",
+            metavar="M",
+            help="Loss of mean recall that is too much. Default: `rollout.margin`.",
+        ),
+    ] = None,
+    level: Annotated[
+        float | None,
+        typer.Option(
+            "--level",
+            metavar="P",
+            help="Chance of passing a candidate at the margin. Default: `rollout.level`.",
+        ),
+    ] = None,
+    k: Annotated[
+        int | None,
+        typer.Option("--k", metavar="N", help="Depth of that recall. Default: `rollout.k`."),
+    ] = None,
     json: Json = False,
     config: Config = None,
     index: IndexName = None,
@@ -205,6 +225,7 @@ def verify(
             topics=topic,
             qdrant_url=qdrant_url,
             qdrant_path=qdrant_path,
+            more={"rollout": {"margin": margin, "level": level, "k": k}},
         )
     )
     from pipelines.cli.rollout_output import bar, show_verify

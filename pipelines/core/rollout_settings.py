@@ -43,6 +43,8 @@ class RolloutSettings(Section):
     rollout."""
     latency_ratio: Annotated[float, Field(ge=1)] = 1.5
     """How much longer than live's the candidate's p95 of search latency may be."""
+    latency_allowance_seconds: Annotated[float, Field(ge=0, le=60)] = 0.005
+    """A candidate whose p95 is longer by no more than this passes at any ratio."""
     ann_objective: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Least recall of the candidate's approximate search against exact search."""
     soak_hours: Annotated[float, Field(gt=0, le=8760)] = 168.0

@@ -493,6 +493,19 @@ def test_a_candidate_that_is_slow_is_refused(small: TwoVersions) -> None:
     assert small.check(check_latency, qdrant=slow).outcome is Outcome.PASS
 
 
+def test_a_millisecond_more_is_no_reason_to_refuse(small: TwoVersions) -> None:
+    """The same 30 ms pass where they are allowed at any ratio, and the words say so."""
+    allowed = small.settings.rollout.model_copy(update={"latency_allowance_seconds": 10.0})
+    slow = Slow(small.qdrant, small.candidate.version.name, 0.03)
+    found = small.check(
+        check_latency, qdrant=slow, settings=small.settings.model_copy(update={"rollout": allowed})
+    )
+    assert found.outcome is Outcome.PASS
+    assert found.figure is not None
+    assert found.figure > 1.5
+    assert "allowed at any ratio" in found.words
+
+
 @pytest.mark.parametrize(("m", "outcome"), [(4, Outcome.REFUSE), (16, Outcome.PASS)])
 def test_a_poor_graph_is_refused(m: int, outcome: Outcome, tmp_path: Path) -> None:
     """On an engine with a real graph: 4 links a point lose answers, 16 do not."""

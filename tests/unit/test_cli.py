@@ -192,6 +192,13 @@ def test_an_unknown_key_exits_2_and_names_the_nearest(capsys):
     assert "nowhere.yaml" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", [["--margin", "1.5"], ["--level", "0"], ["--k", "0"]])
+def test_a_gate_s_figure_out_of_range_exits_2_and_names_the_setting(flag, capsys):
+    """`rollout verify` holds its flags to the ranges of the settings that they stand in for."""
+    assert run(["rollout", "verify", *flag]) == ExitCode.USAGE
+    assert f"rollout.{flag[0][2:]}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", [["index", "list"], ["index", "show"], ["search", "x"]])
 def test_qdrant_out_of_reach_exits_3_within_a_bound(command, monkeypatch, capsys):
     """A command somebody waits for does not sit an outage out, and says so in one line."""

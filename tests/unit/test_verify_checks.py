@@ -14,7 +14,7 @@ from pipelines.core.position import Position
 from pipelines.core.settings import Settings
 from pipelines.rollout.verify import CheckResult, Outcome, VerifyContext, VerifyReport, run_checks
 from pipelines.rollout.verify.documents import check_documents, compare_heads
-from pipelines.rollout.verify.latency import ratio_interval
+from pipelines.rollout.verify.latency import latency_bounds
 from pipelines.rollout.verify.offsets import Horizon
 from pipelines.rollout.verify.optimiser import check_optimiser
 
@@ -82,7 +82,7 @@ def test_the_ratio_s_bound_is_kept_by_noise() -> None:
     wrong = 0
     for _ in range(40):
         live, candidate = (random.lognormal(-7, 0.4, (100, 3)) for _ in range(2))
-        low, high = ratio_interval(live.tolist(), candidate.tolist(), random)
+        low, high, _ = latency_bounds(live.tolist(), candidate.tolist(), random)
         assert low <= high
         wrong += low > 1
     assert wrong <= 3
@@ -93,8 +93,9 @@ def test_the_ratio_s_bound_sees_what_is_slower() -> None:
     random = np.random.default_rng(12)
     live = random.lognormal(-7, 0.2, (100, 3))
     candidate = 2 * random.lognormal(-7, 0.2, (100, 3))
-    low, _ = ratio_interval(live.tolist(), candidate.tolist(), random)
+    low, _, seconds = latency_bounds(live.tolist(), candidate.tolist(), random)
     assert low > 1.5
+    assert 0 < seconds < np.quantile(candidate, 0.95)
 
 
 def test_what_lies_beyond_the_vector() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from pipelines.rollout.verify.base import CheckResult, Outcome, VerifyContext
 if TYPE_CHECKING:
     from pipelines.core.versions import Version
 
-__all__ = ["NAME", "Latency", "check_latency", "ratio_interval"]
+__all__ = ["NAME", "Latency", "LatencyBounds", "check_latency", "latency_bounds"]
 
 NAME = "latency"
 
@@ -53,17 +53,28 @@ class Latency:
         return candidate / live
 
 
+class LatencyBounds(NamedTuple):
+    """One-sided 99 % bounds of what the two p95 differ by."""
+
+    ratio_low: float
+    ratio_high: float
+    seconds_low: float
+
+
 def check_latency(context: VerifyContext) -> CheckResult:
     """Searches both versions in turn for the same queries, one search at a time.
 
     Golden queries where there is a set, each encoded for either version; else stored vectors of
     either version, drawn at random. Which version is asked first alternates, so that a machine
     that is busy for a while is busy for both. Refused is a candidate whose ratio of p95 lies above
-    `rollout.latency_ratio` with 99 % confidence, by a bootstrap over the queries
-    (`ratio_interval`); what is measured above it and could be noise is measured up to three times
-    as long, and then passes with a word about it.
+    `rollout.latency_ratio` with 99 % confidence, and whose p95 is, with the same confidence, more
+    than `rollout.latency_allowance_seconds` longer: nobody waits for half a millisecond that has
+    become one. Both by a bootstrap over the queries (`latency_bounds`); what is measured above the
+    bound and could be noise is measured up to three times as long, and then passes with a word
+    about it.
     """
     bound = context.settings.rollout.latency_ratio
+    allowance = context.settings.rollout.latency_allowance_seconds
     queries, kind = _queries(context)
     if len(queries) < _MINIMUM_QUERIES:
         words = f"there are {len(queries)} queries to measure with; fewer than {_MINIMUM_QUERIES}."
@@ -72,20 +83,23 @@ def check_latency(context: VerifyContext) -> CheckResult:
     for live, candidate in queries[:_WARM_UP]:
         _search(context, context.live, live)
         _search(context, context.candidate, candidate)
-    low = 0.0
+    bounds = LatencyBounds(0.0, 0.0, 0.0)
+    refused = False
     for number in range(_MOST_ROUNDS):
         _round(context, queries, times, number)
         if number + 1 < _ROUNDS:
             continue
-        low, _ = ratio_interval(times.live, times.candidate, context.random)
-        if times.ratio <= bound or low > bound:
+        bounds = latency_bounds(times.live, times.candidate, context.random)
+        live, candidate = times.p95
+        refused = bounds.ratio_low > bound and bounds.seconds_low > allowance
+        if times.ratio <= bound or candidate - live <= allowance or refused:
             break
-    live, candidate = times.p95
     ratio = times.ratio
     details = {
         "live_p95_seconds": round(live, 6),
         "candidate_p95_seconds": round(candidate, 6),
-        "low": round(low, 4),
+        "low": round(bounds.ratio_low, 4),
+        "longer_low_seconds": round(bounds.seconds_low, 6),
         "queries": len(queries),
         "rounds": len(times.live[0]),
         "kind": kind,
@@ -93,22 +107,24 @@ def check_latency(context: VerifyContext) -> CheckResult:
     words = (
         f"p95 is {1000 * candidate:.3g} ms against live's {1000 * live:.3g} ms over "
         f"{len(queries)} {kind} in {len(times.live[0])} rounds: {ratio:.2f} times as long, at "
-        f"least {low:.2f} with 99 % confidence"
+        f"least {bounds.ratio_low:.2f} with 99 % confidence"
     )
-    if low > bound:
+    if refused:
         words += ". Look at the size of the collection, quantization and `ef`."
         return CheckResult(NAME, Outcome.REFUSE, ratio, bound, _MEASURES, words, details)
-    if ratio > bound:
+    if ratio > bound and candidate - live <= allowance:
+        words += f"; {1000 * allowance:g} ms more are allowed at any ratio"
+    elif ratio > bound:
         words += "; that is above the bound by less than the noise of this measurement"
     return CheckResult(NAME, Outcome.PASS, ratio, bound, _MEASURES, f"{words}.", details)
 
 
-def ratio_interval(
+def latency_bounds(
     live: Sequence[Sequence[float]],
     candidate: Sequence[Sequence[float]],
     random: np.random.Generator,
-) -> tuple[float, float]:
-    """One-sided 99 % bounds, lower and upper, of the ratio of the two p95.
+) -> LatencyBounds:
+    """One-sided 99 % bounds of the ratio of the two p95 and of their difference, seconds.
 
     Percentile bootstrap over the queries, 1,000 resamples; a query's rounds stay together, and so
     do its times in both versions.
@@ -119,12 +135,12 @@ def ratio_interval(
         Seconds, a query a row.
     """
     before, after = np.asarray(live, float), np.asarray(candidate, float)
-    ratios = np.empty(_RESAMPLES)
+    p95 = np.empty((_RESAMPLES, 2))
     for number in range(_RESAMPLES):
         rows = random.integers(0, len(before), len(before))
-        ratios[number] = _p95(after[rows]) / _p95(before[rows])
-    low, high = np.quantile(ratios, [_LEVEL, 1 - _LEVEL])
-    return float(low), float(high)
+        p95[number] = _p95(before[rows]), _p95(after[rows])
+    low, high = np.quantile(p95[:, 1] / p95[:, 0], [_LEVEL, 1 - _LEVEL])
+    return LatencyBounds(float(low), float(high), float(np.quantile(p95[:, 1] - p95[:, 0], _LEVEL)))
 
 
 def _p95(seconds: npt.NDArray[np.float64]) -> float:
