@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client.exposition import ThreadingWSGIServer, make_wsgi_app
+from prometheus_client.exposition import make_wsgi_app
 
-from pipelines.core.errors import SettingsError
+from pipelines.core.endpoint import Endpoint, Protection
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -33,11 +31,6 @@ class Health:
     checks: dict[str, str]
 
 
-class _QuietHandler(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Says nothing: every scrape would be a line."""
-
-
 class HttpServer:
     """Serves on a thread of its own until `close`.
 
@@ -49,6 +42,9 @@ class HttpServer:
         What `/metrics` shows, in OpenMetrics' format when asked for.
     alive, ready
         Asked at each request.
+    protection
+        Of `/metrics`; default: plain HTTP, no login. The other two pages need no login, and say
+        why they say no only to who has one.
 
     Raises
     ------
@@ -63,6 +59,7 @@ class HttpServer:
         registry: CollectorRegistry,
         alive: Callable[[], Health],
         ready: Callable[[], Health],
+        protection: Protection | None = None,
     ) -> None:
         metrics: Any = make_wsgi_app(registry)
 
@@ -74,7 +71,11 @@ class HttpServer:
             if path in ("/healthz", "/readyz"):
                 health = alive() if path == "/healthz" else ready()
                 status = "200 OK" if health.ok else "503 Service Unavailable"
-                body = json.dumps({"ok": health.ok, "checks": health.checks}) + "\n"
+                known = protection is None or protection.admits(
+                    environ.get("HTTP_AUTHORIZATION", "")
+                )
+                checks = health.checks if known else {}
+                body = json.dumps({"ok": health.ok, "checks": checks}) + "\n"
                 return _answer(start_response, status, "application/json", body)
             return _answer(
                 start_response,
@@ -83,29 +84,24 @@ class HttpServer:
                 "there are /metrics, /healthz and /readyz\n",
             )
 
-        try:
-            self._server = make_server(host, port, app, ThreadingWSGIServer, _QuietHandler)
-        except OSError as error:
-            raise SettingsError(
-                f"monitor.port {port} on {host} cannot be had: {error.strerror}. Choose another, "
-                "or 0 for any free one."
-            ) from None
-        self.port = int(self._server.server_port)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, name="monitor http", daemon=True
+        self._endpoint = Endpoint(
+            app,
+            host,
+            port,
+            key="monitor.port",
+            protection=protection,
+            open_paths=frozenset({"/healthz", "/readyz"}),
         )
-        self._thread.start()
+        self.port = self._endpoint.port
 
     @property
     def alive(self) -> bool:
         """Whether it still answers."""
-        return self._thread.is_alive()
+        return self._endpoint.alive
 
     def close(self) -> None:
         """Answers no more."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
+        self._endpoint.close()
 
 
 def _answer(start_response: Any, status: str, kind: str, body: str) -> Iterable[bytes]:

@@ -27,6 +27,7 @@ from monitors.store import Store, VersionKey, open_store
 from monitors.store.engine import open_database
 from pipelines import __version__
 from pipelines.core.control import Control
+from pipelines.core.endpoint import Protection
 from pipelines.core.errors import PlumblineError, TransientError
 from pipelines.core.lease import Lease
 from pipelines.core.qdrant import Qdrant, connect
@@ -132,7 +133,12 @@ class MonitorService:
         self.registry = registry or CollectorRegistry()
         self.registry.register(MonitorCollector(self._probes, intervals, self._state))
         self._http = HttpServer(
-            settings.monitor.host, settings.monitor.port, self.registry, self.health, self.ready
+            settings.monitor.host,
+            settings.monitor.port,
+            self.registry,
+            self.health,
+            self.ready,
+            Protection(settings.metrics),
         )
         self.port = self._http.port
 

@@ -272,9 +272,17 @@ def check_job(patient: Patient) -> Iterator[Finding]:
     """Whether a job writes the version, and whether its metrics port can be had."""
     yield from _lease(patient)
     port, host = patient.settings.metrics.port, patient.settings.metrics.host
+    from pipelines.core.endpoint import Protection
+
+    try:
+        protection = Protection(patient.settings.metrics)
+    except PlumblineError as error:
+        yield _failed("metrics", error)
+        return
     if port is None:
         yield _ok("metrics", "turned off")
         return
+    how = f"{protection.scheme}, {'a' if protection.has_login else 'no'} login"
     with socket.socket() as probe:
         # As the server that will ask for it: a port of a job that has just ended counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -287,7 +295,7 @@ def check_job(patient: Patient) -> Iterator[Finding]:
                 "Right while a job of these settings runs here; else set metrics.port, 0 for any.",
             )
             return
-    yield _ok("metrics", f"port {port} on {host} is free")
+    yield _ok("metrics", f"port {port} on {host} is free ({how})")
 
 
 def _lease(patient: Patient) -> Iterator[Finding]:

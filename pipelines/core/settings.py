@@ -356,11 +356,34 @@ class LimitSettings(Section):
 
 
 class MetricsSettings(Section):
-    """Prometheus metrics of the job."""
+    """Prometheus metrics of the job; TLS and login are those of the monitor's endpoint too."""
 
     port: Annotated[int, Field(ge=0, le=65_535)] | None = 9108
     """0 picks a free one; null turns the endpoint off."""
     host: str = "127.0.0.1"
+    tls_cert_file: Path | None = None
+    """PEM, with its chain; with it the endpoints speak https alone. Read anew when it changes."""
+    tls_key_file: Path | None = None
+    tls_ca_file: Path | None = None
+    """PEM of the authority that the certificate at `rollout.live_metrics_url` is checked by;
+    default: the system's."""
+    username: str | None = None
+    """Whom the endpoints let in (HTTP basic authentication), and as whom `live_metrics_url` is
+    read."""
+    password: SecretStr | None = None
+    password_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> MetricsSettings:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("`tls_cert_file` and `tls_key_file` go together: give both")
+        if self.password is not None and self.password_file is not None:
+            raise ValueError("give `password` or `password_file`, not both")
+        if (self.username is None) != (self.password is None and self.password_file is None):
+            raise ValueError("`username` and `password` (or `password_file`) go together")
+        if self.username is not None and (not self.username or ":" in self.username):
+            raise ValueError("`username` must not be empty nor hold a colon, which ends it")
+        return self
 
 
 class RetrySettings(Section):
@@ -481,6 +504,7 @@ class Settings(BaseSettings):
 _SECRETS: Any = {
     "kafka": {"sasl_password", "ssl_key_password"},
     "qdrant": {"api_key"},
+    "metrics": {"password"},
     "monitor": {"database_url"},
 }
 _pickled: dict[str, Settings] = {}
@@ -588,6 +612,7 @@ _ALTERNATIVES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("kafka", {"topics": [], "pattern": None}),
     ("kafka", {"sasl_password": None, "sasl_password_file": None}),
     ("kafka", {"ssl_key_password": None, "ssl_key_password_file": None}),
+    ("metrics", {"password": None, "password_file": None}),
     ("monitor", {"database_url": None, "database_url_file": None}),
 )
 """Keys of a section of which one may be given, with the value that means: not given."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import urllib.request
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -15,10 +14,10 @@ from pipelines.core.settings import Settings
 from pipelines.core.throttle import Freshness
 from pipelines.core.versions import Version
 from pipelines.io.kafka.lag import lag_reader
+from pipelines.io.metrics_page import MetricsPage
 
 __all__ = ["SearchableQuantile", "WaitingTime", "live_freshness"]
 
-_TIMEOUT_SECONDS = 2.0
 _QUANTILE = 0.99
 _WINDOW_SECONDS = 30.0
 
@@ -61,26 +60,28 @@ class SearchableQuantile:
 
     Parameters
     ----------
-    url
-        Of the job's `/metrics`.
+    read
+        Gives the text of the job's `/metrics`, `None` where there is none.
     version
         What it writes: another job's figures are not live's.
     """
 
     def __init__(
-        self, url: str, version: str, *, now: Callable[[], float] = time.monotonic
+        self,
+        read: Callable[[], str | None],
+        version: str,
+        *,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._url = url
+        self._read = read
         self._version = version
         self._now = now
         self._seen: deque[tuple[float, dict[float, float]]] = deque()
 
     def look(self) -> float | None:
         """`None` when the job does not answer, is another one, or wrote nothing lately."""
-        try:
-            with urllib.request.urlopen(self._url, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310 - the scheme is the settings'
-                text = answer.read().decode("utf-8", "replace")
-        except (OSError, ValueError):
+        text = self._read()
+        if text is None:
             return None
         return self.take(text)
 
@@ -148,10 +149,10 @@ def live_freshness(
     """
     read = lag_reader(settings, read_seconds=0.0, patience_seconds=5.0)
     waiting = WaitingTime()
-    url = settings.rollout.live_metrics_url
-    if url is None and settings.metrics.port:
-        url = f"http://{settings.metrics.host}:{settings.metrics.port}/metrics"
-    searchable = None if url is None else SearchableQuantile(url, version.name)
+    searchable: SearchableQuantile | None = None
+    if settings.rollout.live_metrics_url is not None or settings.metrics.port:
+        page = MetricsPage(settings.metrics, settings.rollout.live_metrics_url)
+        searchable = SearchableQuantile(page.read, version.name)
 
     def look() -> Freshness | None:
         quantile = None if searchable is None else searchable.look()

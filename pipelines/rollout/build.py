@@ -35,7 +35,7 @@ from pipelines.core.faults import point
 from pipelines.core.lease import Lease
 from pipelines.core.metrics_server import serve_metrics
 from pipelines.core.rollout import NEXT_COMMAND, Rollout, RolloutState, VersionRef
-from pipelines.core.settings import ContractSettings, MetricsSettings, Settings
+from pipelines.core.settings import ContractSettings, Settings
 from pipelines.core.settling import settle_created_at
 from pipelines.core.versions import Version, create_version, find_version, live_version_name
 from pipelines.ingest import run_ingest
@@ -176,7 +176,7 @@ def _backfill_id(rollout: Rollout) -> str:
 @contextmanager
 def _metrics(settings: Settings) -> Iterator[None]:
     """The build's own metrics; on any free port where the one that is set is taken."""
-    wanted = MetricsSettings(port=settings.rollout.metrics_port, host=settings.metrics.host)
+    wanted = settings.metrics.model_copy(update={"port": settings.rollout.metrics_port})
     try:
         server = serve_metrics(wanted)
         server.__enter__()
