@@ -84,6 +84,11 @@ ROLLOUT_FAMILIES = (
         "0 or 1",
     ),
     _gauge(
+        "automatic_rollback",
+        "Whether `soak --auto-rollback` decided on the rollback; no value before a rollback.",
+        "0 or 1",
+    ),
+    _gauge(
         "intent",
         "Whether this step of the rollout has begun and has not been seen to end: running the "
         "command again finishes one that was killed.",
@@ -185,9 +190,13 @@ def _of(rollout: Rollout) -> Iterator[tuple[str, tuple[str, ...], float]]:
         yield "intent", (one,), float(action is not None and one == known)
     yield from _progress(rollout)
     yield from _gate(_note(rollout, "gate"))
-    forced = _note(rollout, "promotion").get("forced")
-    if isinstance(forced, bool):
-        yield "promotion_forced", (), float(forced)
+    for name, note, key in (
+        ("promotion_forced", "promotion", "forced"),
+        ("automatic_rollback", "rollback", "automatic"),
+    ):
+        value = _note(rollout, note).get(key)
+        if isinstance(value, bool):
+            yield name, (), float(value)
 
 
 def _progress(rollout: Rollout) -> Iterator[tuple[str, tuple[str, ...], float]]:

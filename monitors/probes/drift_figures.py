@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from monitors.probes.base import Evidence, Figure, FigureFamily
+from monitors.probes.base import Evidence, Figure, FigureFamily, Level
 
 if TYPE_CHECKING:
     from monitors.probes.drift_judgement import Judgement
@@ -40,6 +40,7 @@ _BASELINE = _family("baseline_windows", "Known-good windows.", "windows")
 _TRUSTED = _family(
     "baseline_trusted", "Whether the baseline is large and long enough for alarms.", "0 or 1"
 )
+_ALARM = _family("alarm", "Whether this kind of vectors gives the alarm.", "0 or 1")
 _UNEXPLAINED = _family(
     "unexplained_ratio",
     "Share of the window that is unlike anything in the reference; when it warns or alarms.",
@@ -48,13 +49,15 @@ _UNEXPLAINED = _family(
 
 FAMILIES = (
     *(_MMD, _SPREADS, _P_VALUE, _E_VALUE, _PART, _WINDOW, _REFERENCE),
-    *(_DUPLICATES, _LIVE, _BASELINE, _TRUSTED, _UNEXPLAINED),
+    *(_DUPLICATES, _LIVE, _BASELINE, _TRUSTED, _UNEXPLAINED, _ALARM),
 )
 
 
 def figures_of(kind: str, judgement: Judgement) -> list[Figure]:
     """What one kind of vectors gives to export."""
     figures = []
+    if judgement.level is not Level.UNDECIDED:
+        figures.append(Figure(_ALARM, float(judgement.level is Level.ALARM), (kind,)))
     test, decision = judgement.test, judgement.decision
     if test is not None:
         given = test.current + test.current_duplicates

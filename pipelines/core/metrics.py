@@ -95,6 +95,12 @@ class JobMetrics:
         self.recreated = Counter(
             "plumbline_recreated_topics", "Topics found re-created.", ["topic"], registry=registry
         )
+        self.kafka_silence = Gauge(
+            "plumbline_kafka_silence_seconds",
+            "Seconds for which a broker has not answered what it was asked; below 1 while all do.",
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
         self.retries = Counter(
             "plumbline_retries",
             "Requests repeated because a service did not answer.",

@@ -244,6 +244,7 @@ def soak(
                     timeout=interval_seconds,
                     reader=reader,
                     stop=stop,
+                    automatic=True,
                 )
             except PlumblineError as error:
                 # It is tried again after the next look: what was found stays found.

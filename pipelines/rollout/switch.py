@@ -144,6 +144,7 @@ def rollback(
     timeout: float = _ROLLBACK_WAIT_SECONDS,
     reader: LagReader | None = None,
     stop: threading.Event | None = None,
+    automatic: bool = False,
 ) -> Rollout:
     """Points the alias back at the version before, which has received every event since.
 
@@ -159,6 +160,8 @@ def rollback(
         As in `promote`.
     stop
         Ends the wait.
+    automatic
+        Nobody decided on it but `soak --auto-rollback`; kept in the record.
 
     Returns
     -------
@@ -200,7 +203,7 @@ def rollback(
             lease.check()
             checked = _with_lag(context, checked, reader)
         words = reason or "rolled back"
-        detail = {"reason": reason or "", **checked.to_json()}
+        detail = {"automatic": automatic, "reason": reason or "", **checked.to_json()}
         rollout, seconds = _switch(context, lease, rollout, "rollback", words, detail)
         intent = _begun(rollout)
         ended = context.store.move(

@@ -152,6 +152,7 @@ def test_a_canary_that_does_not_hold_sends_it_back_at_once(two: TwoVersions) -> 
     assert report.rolled_back
     assert len(runs) == 1
     assert report.reason.startswith("auto-rollback: the new version's canaries are")
+    assert report.rollout.note("rollback")["automatic"] is True
 
 
 def test_without_auto_rollback_it_only_tells(two: TwoVersions) -> None:

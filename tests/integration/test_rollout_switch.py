@@ -273,6 +273,7 @@ def test_rollback_waits_for_a_version_that_lags_or_refuses(two: TwoVersions) -> 
     rollout = rollback(two.settings, reader=lagging(5000, 4000, 7), wait=True, reason="worse")
     assert rollout.state is S.ROLLED_BACK
     assert rollout.note("rollback")["lag_records"] == 7
+    assert rollout.note("rollback")["automatic"] is False
     assert alias(two) == names(two)[0]
 
 

@@ -98,6 +98,7 @@ def begin_rollout(settings: Settings) -> str:
             "progress": {"tokens_done": 100, "tokens_total": 400, "eta_seconds": 60.5},
             "gate": {**gate, "low": -0.03, "high": 0.01},
             "promotion": {"forced": True},
+            "rollback": {"automatic": False},
         },
     )
     rollouts.move(rollout, RolloutState.BUILDING, "a test")

@@ -21,6 +21,7 @@ from pipelines.core.errors import (
     SystemicError,
     TransientError,
 )
+from pipelines.core.metrics import job_metrics
 from pipelines.core.settings import Settings
 from pipelines.io.kafka import StopSignal, client_config, translate
 from pipelines.io.kafka.connection import consumer_config
@@ -260,14 +261,19 @@ def test_event_times_fit_beams_range(milliseconds):
 
 
 def test_silence_is_bounded_and_ends_with_an_answer():
-    """Waiting adds up, an answer clears it, too much of it stops the job."""
+    """Waiting adds up and shows, an answer clears it, too much of it stops the job."""
     silence = Silence(10, "group")
+    shown = job_metrics().kafka_silence._value
     silence.heard("node", 1.0)
     assert silence.add("node", 6) == 6
     silence.heard("node", 1.0)
-    assert silence.add("node", 1) == 7
+    assert silence.add("node", 1) == shown.get() == 7
     silence.heard("node", 2.0)
-    assert silence.add("node", 9) == 9
+    assert shown.get() == 0
+    assert silence.add("node", 9) == shown.get() == 9
+    silence.keep({"another"})
+    assert shown.get() == 0
+    silence.add("node", 9)
     with pytest.raises(ServiceUnavailableError, match="10 s"):
         silence.add("node", 2)
 

@@ -136,6 +136,15 @@ def test_a_forced_promotion_is_a_metric(forced: bool) -> None:
     assert ("promotion_forced",) not in series(rollout(S.READY))
 
 
+@pytest.mark.parametrize("automatic", [True, False])
+def test_a_rollback_that_nobody_decided_on_is_a_metric(automatic: bool) -> None:
+    """No value before a rollback, nor after one that an earlier release recorded."""
+    found = series(rollout(S.ROLLED_BACK, notes={"rollback": {"automatic": automatic}}))
+    assert found["automatic_rollback",] == float(automatic)
+    assert ("automatic_rollback",) not in series(rollout(S.SOAKING))
+    assert ("automatic_rollback",) not in series(rollout(S.ROLLED_BACK, notes={"rollback": {}}))
+
+
 @pytest.mark.parametrize(
     ("action", "shown"), [(None, None), ("promote", "promote"), ("dance", "other")]
 )
@@ -159,10 +168,10 @@ ODD = st.recursive(
     max_leaves=4,
 )
 KEYS = st.sampled_from(
-    [*GATE, "tokens_done", "tokens_total", "eta_seconds", "forced", "reason", "words"]
+    [*GATE, "tokens_done", "tokens_total", "eta_seconds", "forced", "automatic", "words"]
 )
 NOTES = st.dictionaries(
-    st.sampled_from(["progress", "build", "gate", "promotion", "verify"]),
+    st.sampled_from(["progress", "build", "gate", "promotion", "rollback", "verify"]),
     ODD | st.dictionaries(KEYS, ODD),
 )
 

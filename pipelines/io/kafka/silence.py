@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from pipelines.core.errors import ServiceUnavailableError
+from pipelines.core.metrics import job_metrics
 
 __all__ = ["Silence"]
 
@@ -54,7 +55,8 @@ class Silence:
         """Note the time of the last answer of a node; a new one ends its silence."""
         if at > self._heard.get(who, 0.0):
             self._heard[who] = at
-            self._seconds.pop(who, None)
+            if self._seconds.pop(who, None) is not None:
+                self._show()
             if self._noticed and not self._seconds:
                 self._noticed = False
                 _log.info("kafka_back", group=self._group)
@@ -69,6 +71,7 @@ class Silence:
         """
         total = self._seconds.get(who, 0.0) + seconds
         self._seconds[who] = total
+        self._show()
         if total > _NOTICE_SECONDS and not self._noticed:
             self._noticed = True
             _log.warning(
@@ -89,3 +92,7 @@ class Silence:
         """Forget nodes that lead no partition any more."""
         for who in self._seconds.keys() - nodes:
             del self._seconds[who]
+        self._show()
+
+    def _show(self) -> None:
+        job_metrics().kafka_silence.set(max(self._seconds.values(), default=0.0))
