@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install servers demo check test test-system bench acceptance generate lock clean
+.PHONY: help install servers demo up down status send check audit sbom test test-system bench acceptance generate lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -25,7 +25,20 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 servers: $(STAMP) ## Fetch the real servers that the system tests start (Java 17 and Maven are needed)
-	@$(BIN)/python deploy/local/install.py kafka flink postgres prometheus
+	@$(BIN)/python deploy/local/install.py kafka flink postgres prometheus alertmanager
+
+up: $(STAMP) ## Start Kafka, Prometheus, Alertmanager, the job and the monitor here, without Docker; CONFIG=file, ARGS=…
+	@$(BIN)/python deploy/local/install.py kafka prometheus alertmanager
+	@env -u HF_HUB_OFFLINE $(BIN)/python -m deploy.local.stack up $(if $(CONFIG),--config $(CONFIG)) $(ARGS)
+
+down: $(STAMP) ## Stop what `make up` has started, and nothing else
+	@$(BIN)/python -m deploy.local.stack down $(ARGS)
+
+status: $(STAMP) ## Say what of `make up` runs and answers
+	@$(BIN)/python -m deploy.local.stack status $(ARGS)
+
+send: $(STAMP) ## Send documents, one JSON object a line on standard input, to the topic of `make up`
+	@$(BIN)/python -m deploy.local.stack send $(ARGS)
 
 demo: $(STAMP) ## Watch documents flow from a topic into a searchable index, all on this machine
 	@$(BIN)/plumbline demo
@@ -35,6 +48,12 @@ check: $(STAMP) ## Lint, format, types, import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+audit: $(STAMP) ## Pins, licences, withdrawn releases and known vulnerabilities of all dependencies
+	$(BIN)/python -m deploy.audit $(AUDIT)
+
+sbom: $(STAMP) ## Write the bill of materials (CycloneDX) to build/plumbline.cdx.json
+	$(BIN)/python -m deploy.sbom build/plumbline.cdx.json
 
 test: $(STAMP) ## Unit and integration tests: nothing else has to run
 	$(BIN)/pytest tests/unit tests/integration
