@@ -67,8 +67,9 @@ bench: $(STAMP) ## Measure throughput, redelivery and memory; ratios within one 
 acceptance: servers ## The long runs, of which CI does a short seed
 	PLUMBLINE_TEST_ACCEPTANCE=1 $(BIN)/pytest tests/system -m acceptance
 
-generate: $(STAMP) ## Write what is generated: the table of all metrics
+generate: $(STAMP) ## Write what is generated: the table of all metrics, rules and alerts
 	$(BIN)/python -m monitors.document > docs/metrics.md
+	$(BIN)/python -m deploy.alerting
 
 lock: ## Resolve the lock file anew from pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
