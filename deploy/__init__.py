@@ -1,0 +1,1 @@
+"""How Plumbline is run in production, and what is generated for it."""

@@ -1,0 +1,216 @@
+"""From the topic to the index: late, stuck, lost, refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from deploy.alerting.durations import format_duration
+from deploy.alerting.objectives import Burn, Objectives, Recent
+from deploy.alerting.promql import current, grown, live, of_live_jobs, window
+from deploy.alerting.recording import burn_name
+from deploy.alerting.rule import Alert
+from deploy.alerting.words import figure
+
+__all__ = ["ingest_alerts"]
+
+
+def ingest_alerts(objectives: Objectives) -> list[Alert]:
+    """All of them."""
+    return [
+        *_freshness_burns(objectives),
+        _silent(objectives),
+        _down(objectives),
+        _stalled(objectives),
+        _dead_letters(objectives),
+        _lost(objectives),
+        _recreated(objectives),
+        _commits(objectives),
+    ]
+
+
+def _selected(metric: str, objectives: Objectives) -> str:
+    return f'{metric}{{job="{objectives.scraping.jobs.ingest}"}}'
+
+
+def _freshness_burns(objectives: Objectives) -> Iterator[Alert]:
+    rates, freshness = objectives.burn_rates, objectives.freshness
+    for kind, burns in (("Fast", rates.fast), ("Slow", rates.slow)):
+        pairs = "\nor\n".join(_burning(objectives, burn) for burn in burns)
+        yield Alert(
+            f"PlumblineFreshnessBudgetBurn{kind}",
+            pairs,
+            f"{{{{ $labels.index }}}}: the error budget of freshness burns {kind.lower()}",
+            "{{ $value | humanizePercentage }} of the events took longer than "
+            f"{format_duration(freshness.within_seconds)} to become searchable; "
+            f"{1 - freshness.ratio:.3%} may. The oldest that waits now has waited for "
+            + figure("plumbline:oldest_unprocessed_seconds:live", "humanizeDuration", of="index")
+            + ", and of the budget of 30 days "
+            + figure(
+                "plumbline:freshness_error_budget_remaining:ratio_30d",
+                "humanizePercentage",
+                of="index",
+            )
+            + " is left.",
+            "ingest",
+            "plumbline-service-levels",
+        )
+
+
+def _burning(objectives: Objectives, burn: Burn) -> str:
+    freshness = objectives.freshness
+    bound = f"{burn.rate * (1 - freshness.ratio):.6g}"
+    long, short = (burn_name("freshness", part) for part in (burn.long, burn.short))
+    span = window(burn.long, objectives)
+    seconds = f"{objectives.window(burn.long):g}"
+    return (
+        f"(\n"
+        f"  {long} > {bound}\n"
+        f"  and on (index) {short} > {bound}\n"
+        # Of three events one is a third.
+        f"  and on (index)\n"
+        f"  avg_over_time(plumbline:late_events:rate5m{span}) * {seconds}"
+        f" >= {freshness.minimum_events}\n"
+        # By the stamp of an event; the monitor knows how long it has really waited. A replay or an
+        # import of old events is late by its stamps alone.
+        f"  unless on (index)\n"
+        f"  max_over_time(plumbline:oldest_unprocessed_seconds:live{span})"
+        f" < {freshness.within_seconds:g}\n"
+        f")"
+    )
+
+
+def _silent(objectives: Objectives) -> Alert:
+    objective = objectives.alerts.PlumblineBrokerSilent
+    silence = _selected("plumbline_kafka_silence_seconds", objectives)
+    retries = f'plumbline_retries_total{{job="{objectives.scraping.jobs.ingest}", service="kafka"}}'
+    span = window(objective.window, objectives)
+    return Alert(
+        "PlumblineBrokerSilent",
+        f"max by (index) ({silence}) > {objective.silence_seconds:g}\n"
+        f"or\n"
+        f"sum by (index) (increase({retries}{span})) > {objective.retries}",
+        "{{ $labels.index }}: Kafka does not answer the ingest job",
+        "A broker has said nothing to the job for "
+        + figure("plumbline_kafka_silence_seconds", "humanizeDuration", of="index")
+        + ", or requests to it are repeated again and again. Events wait in the topic, nothing is "
+        "lost; after `kafka.outage_timeout_seconds` the job ends and has to be started again.",
+        "ingest",
+        "plumbline-ingest",
+    )
+
+
+def _down(objectives: Objectives) -> Alert:
+    jobs = objectives.scraping.jobs
+    return Alert(
+        "PlumblineIngestDown",
+        # Known from the monitor, or because a job of it was there within the day.
+        f"(\n"
+        f"  max by (index) (plumbline_monitor_info)\n"
+        f'  or max by (index) (last_over_time(up{{job="{jobs.ingest}"}}[1d]))\n'
+        f")\n"
+        f'unless on (index) (up{{job="{jobs.ingest}"}} == 1)',
+        "{{ $labels.index }}: no ingest job runs",
+        "Nothing that writes {{ $labels.index }} can be scraped: events wait in the topic. Its log "
+        "says why it ended; nothing is committed that is not written, so it can be started again.",
+        "ingest",
+        "plumbline-ingest",
+    )
+
+
+def _stalled(objectives: Objectives) -> Alert:
+    stalled = current("plumbline_freshness_stalled_partitions", "version", objectives=objectives)
+    span = window(300.0, objectives)
+    lag = of_live_jobs(_selected("plumbline_consumer_lag_records", objectives))
+    consumed = of_live_jobs(
+        f"rate({_selected('plumbline_consumed_events_total', objectives)}{span})"
+    )
+    return Alert(
+        "PlumblineIngestStalled",
+        # What the monitor sees from outside, or, without it, what the job says of itself.
+        f"max by (index) (\n"
+        f"  {live(stalled)}\n"
+        f") > 0\n"
+        f"or\n"
+        f"(\n"
+        f"  sum by (index) (\n  {lag}\n  ) > 0\n"
+        f"  unless on (index) sum by (index) (\n  {consumed}\n  ) > 0\n"
+        f")",
+        "{{ $labels.index }}: events wait and nothing is committed",
+        figure("plumbline_freshness_stalled_partitions", of="index")
+        + " partitions hold events that are older than the objective, and their committed offset "
+        "stands still; the oldest has waited for "
+        + figure("plumbline:oldest_unprocessed_seconds:live", "humanizeDuration", of="index")
+        + ", and "
+        + figure("plumbline_freshness_lag_records", of="index")
+        + " records wait. Look at the job's log.",
+        "ingest",
+        "plumbline-ingest",
+    )
+
+
+def _dead_letters(objectives: Objectives) -> Alert:
+    objective = objectives.alerts.PlumblineDeadLettersGrowing
+    letters, consumed = (
+        grown(_selected(name, objectives), objective.window, objectives)
+        for name in ("plumbline_dead_letters_total", "plumbline_consumed_events_total")
+    )
+    return Alert(
+        "PlumblineDeadLettersGrowing",
+        f"{letters}\n/ on (index) (\n{consumed} > 0\n)\n> {objective.ratio:g}\n"
+        f"and on (index) {letters} >= {objective.events}",
+        "{{ $labels.index }}: many events cannot be applied",
+        "{{ $value | humanizePercentage }} of the events of the last "
+        f"{format_duration(objective.window)} became dead letters; "
+        f"{objective.ratio:.3%} is tolerated. `plumbline dead-letters list --count` names the "
+        "reasons; what was refused is kept, and can be replayed once it is mended.",
+        "ingest",
+        "plumbline-ingest",
+    )
+
+
+def _recent(objectives: Objectives, metric: str, objective: Recent, by: str = "index") -> str:
+    return f"{grown(_selected(metric, objectives), objective.window, objectives, by=by)} > 0"
+
+
+def _lost(objectives: Objectives) -> Alert:
+    objective = objectives.alerts.PlumblineDataLoss
+    counted = _recent(objectives, "plumbline_data_loss_records_total", objective)
+    expired = current("plumbline_freshness_expired_records", "version", objectives=objectives)
+    return Alert(
+        "PlumblineDataLoss",
+        # The monitor sees it where the job, as `kafka.on_data_loss: stop` says, has ended.
+        f"max by (index) (\n  {live(expired)}\n) > 0\nor\n{counted}",
+        "{{ $labels.index }}: the topic dropped events before they were read",
+        "{{ $value | humanize }} records left the topic by its retention before they were read: "
+        "they are in no version. Publish these documents again, or build the version anew.",
+        "ingest",
+        "plumbline-ingest",
+    )
+
+
+def _recreated(objectives: Objectives) -> Alert:
+    objective = objectives.alerts.PlumblineTopicRecreated
+    return Alert(
+        "PlumblineTopicRecreated",
+        _recent(objectives, "plumbline_recreated_topics_total", objective, by="index, topic"),
+        "{{ $labels.index }}: the topic {{ $labels.topic }} was made anew",
+        "The job found another topic under the name {{ $labels.topic }} and reads it from its "
+        "beginning. Documents that are not in it stay in the index: if they are to go, build the "
+        "version anew.",
+        "ingest",
+        "plumbline-ingest",
+    )
+
+
+def _commits(objectives: Objectives) -> Alert:
+    objective = objectives.alerts.PlumblineCommitFailing
+    return Alert(
+        "PlumblineCommitFailing",
+        _recent(objectives, "plumbline_commit_failures_total", objective),
+        "{{ $labels.index }}: offsets cannot be committed",
+        "{{ $value | humanize }} commits failed within "
+        f"{format_duration(objective.window)}. What is written stays right; after a restart it is "
+        "read and recognised once more. The job's log has the broker's answer.",
+        "ingest",
+        "plumbline-ingest",
+    )
