@@ -67,9 +67,10 @@ bench: $(STAMP) ## Measure throughput, redelivery and memory; ratios within one 
 acceptance: servers ## The long runs, of which CI does a short seed
 	PLUMBLINE_TEST_ACCEPTANCE=1 $(BIN)/pytest tests/system -m acceptance
 
-generate: $(STAMP) ## Write what is generated: the table of all metrics, rules and alerts
+generate: $(STAMP) ## Write what is generated: the table of all metrics, rules, alerts, dashboards
 	$(BIN)/python -m monitors.document > docs/metrics.md
 	$(BIN)/python -m deploy.alerting
+	$(BIN)/python -m dashboards
 
 lock: ## Resolve the lock file anew from pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
