@@ -18,6 +18,7 @@ from pipelines.cli.flags import (
     impatient,
     settings_from,
 )
+from pipelines.cli.index_alias import alias
 from pipelines.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ _group = typer.Typer(no_args_is_help=True, help="Make, list and show the version
 
 def register(app: typer.Typer) -> None:
     """Adds the group to the command."""
+    _group.command(epilog="Example: plumbline index alias docs--all-minilm-l6-v2--0123456789ab")(
+        alias
+    )
     app.add_typer(_group, name="index")
 
 

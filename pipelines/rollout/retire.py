@@ -104,7 +104,8 @@ def retire(
             raise RolloutConflictError(
                 f"the alias {context.index} points at {alias}; the rollout "
                 f"{rollout.rollout_id}, which is {rollout.state}, expects {expected}. Somebody "
-                "moved it by hand, so nothing is dropped. Point it back, then repeat this command."
+                f"moved it by hand, so nothing is dropped. `plumbline index alias {expected}` "
+                "puts it back; then repeat this command."
             )
         point("rollout.retire.before_intent")
         rollout = context.store.intend(rollout, "retire", reason or "retired")

@@ -352,8 +352,8 @@ def _moved_by_hand(
     return RolloutConflictError(
         f"the alias {context.index} {found}; the rollout {rollout.rollout_id}, which is "
         f"{rollout.state}, expects {expected}. Somebody moved it by hand, and nothing was "
-        f"overwritten. Point it back at {expected} (Qdrant's `update_collection_aliases`), then "
-        "repeat this command."
+        f"overwritten. `plumbline index alias {expected}` puts it back; then repeat "
+        "this command."
     )
 
 

@@ -19,10 +19,13 @@ from qdrant_client import models
 from monitors.probes.fidelity import FidelityProbe
 from monitors.probes.integrity import IntegrityProbe
 from pipelines.cli import app
+from pipelines.core.control import Control
 from pipelines.core.encoder import load_encoder
 from pipelines.core.errors import ExitCode
 from pipelines.core.qdrant import connect, disconnect
+from pipelines.core.rollout import RolloutStore, VersionRef
 from pipelines.core.settings import Settings
+from pipelines.core.versions import open_version
 from tests.support.brokers import embedded_broker
 from tests.support.probing import Watched
 from tests.support.tiny_model import make_tiny_model
@@ -189,3 +192,76 @@ def test_a_purge_by_schedule_goes_on_until_it_is_stopped(
     lines = capsys.readouterr().out.strip().splitlines()
     assert [json.loads(line)["refused"] for line in lines] == [True, True]
     assert waits == [6 * 3600] * 2
+
+
+def test_the_alias_is_shown_and_put_back(here: Settings, capsys: Any) -> None:
+    """Without its alias an index is found by nobody; the command says so, and mends it."""
+    assert run("create") == ExitCode.OK
+    (name,) = [found for found in collections(here) if found.startswith("docs--")]
+    connect(here).call(
+        "update_collection_aliases",
+        change_aliases_operations=[
+            models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name="docs"))
+        ],
+    )
+    capsys.readouterr()
+    assert run("alias", "--json") == ExitCode.NO
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == {
+        "index": "docs",
+        "version": None,
+        "before": None,
+        "recorded": None,
+        "ok": False,
+    }
+    assert run("alias", "docs--nothing") == ExitCode.NO
+    assert "docs--nothing" in capsys.readouterr().err
+    assert run("alias", name) == ExitCode.OK
+    assert f"docs → {name}, was nowhere" in capsys.readouterr().out
+    assert run("alias") == ExitCode.OK
+
+
+def test_the_alias_command_is_no_switch(here: Settings, capsys: Any, tmp_path: Path) -> None:
+    """It moves an alias away from another version, or from what a rollout recorded, when it is
+    told to by force, and never to another index's version or under an unfinished step."""
+    assert run("create") == ExitCode.OK
+    (first,) = [found for found in collections(here) if found.startswith("docs--")]
+    Path("other.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "qdrant": {"path": "store"},
+                "contract": {"model": here.contract.model, "document_prompt": "passage: "},
+            }
+        ),
+        encoding="utf-8",
+    )
+    assert run("create", "--config", "other.yaml") == ExitCode.OK
+    (second,) = [c for c in collections(here) if c.startswith("docs--") and c != first]
+    assert run("alias", second) == ExitCode.NO
+    assert first in capsys.readouterr().err
+    assert run("alias", second, "--force") == ExitCode.OK
+    assert run("alias", first, "--index", "another") == ExitCode.NO
+    assert "of the index 'docs'" in capsys.readouterr().err
+
+    disconnect()
+    qdrant = connect(here)
+    rollouts = RolloutStore(Control(qdrant))
+    versions = [VersionRef.of(open_version(qdrant, name)) for name in (first, second)]
+    contract = open_version(qdrant, second).contract
+    rollout = rollouts.begin(
+        "docs",
+        live=versions[0],
+        candidate=versions[1],
+        contract=contract,
+        contract_settings={},
+    )
+    assert run("alias") == ExitCode.NO
+    assert f"`plumbline index alias {first}` puts it back" in capsys.readouterr().out
+    assert run("alias", second) == ExitCode.NO
+    assert run("alias", first) == ExitCode.OK
+    assert run("alias") == ExitCode.OK
+    disconnect()
+    rollouts = RolloutStore(Control(connect(here)))
+    rollouts.intend(rollouts.refresh(rollout), "abort", "a test")
+    assert run("alias", first, "--force") == ExitCode.NO
+    assert "`plumbline rollout abort` finishes it" in capsys.readouterr().err
