@@ -38,7 +38,7 @@ VERSIONS: dict[str, dict[str, str]] = {
     # The distribution decides; `packages.json` beside the stamp says which they were.
     "postgres": {"postgresql": "of the distribution"},
     "prometheus": {"prometheus": "of the distribution"},
-    "alertmanager": {"prometheus-alertmanager": "of the distribution"},
+    "alertmanager": {"prometheus-alertmanager": "of the distribution, relocated"},
 }
 
 HERE = Path(__file__).resolve().parent
@@ -247,12 +247,40 @@ def status_without(packages: set[str]) -> str:
     return "\n\n".join(paragraph for paragraph in paragraphs if not concerns(paragraph))
 
 
+def install_alertmanager(target: Path, versions: dict[str, str]) -> None:
+    """Unpack Alertmanager, with `target/bin/alertmanager` to start it.
+
+    The distributions' build looks for its templates below an absolute path, where nothing is
+    installed. That path is put in other words of the same length, which begin at the working
+    folder, and the script goes to the right one.
+    """
+    install_packages(target, versions)
+    program = (target / "usr" / "bin" / "prometheus-alertmanager").read_bytes()
+    absolute = b"/usr/share/prometheus/alertmanager"
+    relative = b"/proc/self/cwd" + b"/" * 8 + b"alertmanager"
+    assert len(relative) == len(absolute)
+    binaries = target / "bin"
+    binaries.mkdir()
+    relocated = binaries / "alertmanager.relocated"
+    relocated.write_bytes(program.replace(absolute, relative))
+    script = binaries / "alertmanager"
+    script.write_text(
+        "#!/bin/sh\n"
+        "# Paths among the arguments are absolute: this goes where the templates are.\n"
+        'here="$(CDPATH="" cd -- "$(dirname -- "$0")/.." && pwd)" || exit 1\n'
+        'cd "$here/usr/share/prometheus" || exit 1\n'
+        'exec "$here/bin/alertmanager.relocated" "$@"\n'
+    )
+    for file in (relocated, script):
+        file.chmod(0o755)
+
+
 INSTALLERS: dict[str, Callable[[Path, dict[str, str]], None]] = {
     "kafka": install_kafka,
     "flink": install_flink,
     "postgres": install_packages,
     "prometheus": install_packages,
-    "alertmanager": install_packages,
+    "alertmanager": install_alertmanager,
 }
 
 

@@ -25,9 +25,9 @@ from qdrant_client import models
 from qdrant_client.local import qdrant_local
 from qdrant_client.local.qdrant_local import QdrantLocal
 
-from tests.support.qdrant_engine import IndexedCollection
-from tests.support.qdrant_rest import Api, Request
-from tests.support.qdrant_server import _Server
+from deploy.local.trial_qdrant.engine import IndexedCollection
+from deploy.local.trial_qdrant.rest import Api, Request
+from deploy.local.trial_qdrant.server import TrialServer
 
 __all__ = ["EdgeServer"]
 
@@ -240,7 +240,7 @@ class EdgeServer:
         self._directory = Path(tempfile.mkdtemp(prefix="plumbline-edge-"))
         # The stand-in's engine replaces the local one for its whole process, and this is a test's.
         original = qdrant_local.LocalCollection
-        self._server = _Server(("127.0.0.1", 0), ":memory:", None)
+        self._server = TrialServer(("127.0.0.1", 0), ":memory:", None)
         qdrant_local.LocalCollection = original
         self._server.api.close()
         self._server.api = EdgeApi(EdgeLocal(self._directory))

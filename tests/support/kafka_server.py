@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError, UnknownTopicOrPartitionError
 
+from deploy.local.kafka import format_command, server_command, single_node
 from tests.support.processes import (
     ServerProcess,
     free_ports,
@@ -27,37 +27,11 @@ __all__ = ["KafkaServer", "kafka_available"]
 
 INSTALL_HINT = "Apache Kafka is not installed: python deploy/local/install.py kafka"
 
-# Java starts in half the time with the first compiler alone, and a test broker never runs long
-# enough for the second to pay.
-JAVA = ("java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true")
+# Any 16 bytes in URL-safe base64 name a cluster; all of these are one node wide.
+CLUSTER_ID = "cGx1bWJsaW5lLXRlc3Q"
 
-DEFAULTS: dict[str, str] = {
-    "process.roles": "broker,controller",
-    "node.id": "1",
-    "controller.listener.names": "CONTROLLER",
-    "inter.broker.listener.name": "PLAINTEXT",
-    # One node can hold one replica of anything.
-    "offsets.topic.replication.factor": "1",
-    "transaction.state.log.replication.factor": "1",
-    "transaction.state.log.min.isr": "1",
-    "share.coordinator.state.topic.replication.factor": "1",
-    "share.coordinator.state.topic.min.isr": "1",
-    # Fewer files and threads: it starts and stops faster.
-    "offsets.topic.num.partitions": "4",
-    "transaction.state.log.num.partitions": "4",
-    "num.network.threads": "2",
-    "num.io.threads": "2",
-    "background.threads": "2",
-    "log.cleaner.dedupe.buffer.size": str(4 * 1024 * 1024),
-    # A test makes its topics and says with how many partitions.
-    "auto.create.topics.enable": "false",
-    "group.initial.rebalance.delay.ms": "0",
-    # After a kill the controller takes the dead broker for alive until its session ends, and
-    # refuses the new one.
-    "broker.heartbeat.interval.ms": "500",
-    "broker.session.timeout.ms": "2000",
-    # Nobody else leads: waiting to hand over partitions gains nothing.
-    "controlled.shutdown.enable": "false",
+# A test does not wait for what a broker does every few minutes.
+HASTE: dict[str, str] = {
     "log.retention.check.interval.ms": "2000",
     "file.delete.delay.ms": "1000",
 }
@@ -154,7 +128,7 @@ class KafkaServer:
         if not (self.data_dir / "data" / "meta.properties").exists():
             self._format(properties)
         self._process = ServerProcess(
-            self._java("kafka.Kafka", str(properties)),
+            server_command(servers_dir(), properties, logs=self.data_dir, heap_mb=self._heap_mb),
             self.log_path,
             working_directory=self.data_dir,
         )
@@ -227,40 +201,17 @@ class KafkaServer:
         return KafkaAdminClient(bootstrap_servers=self.bootstrap)
 
     def _properties(self) -> dict[str, str]:
-        listeners = {name: self.address(name) for name in self._protocols}
-        controller = f"127.0.0.1:{self._controller_port}"
-        advertised = ",".join(f"{name}://{address}" for name, address in listeners.items())
-        protocols = ",".join(f"{name}:{value}" for name, value in self._protocols.items())
-        ours = {
-            **DEFAULTS,
-            "listeners": f"{advertised},CONTROLLER://{controller}",
-            "advertised.listeners": advertised,
-            "listener.security.protocol.map": f"{protocols},CONTROLLER:PLAINTEXT",
-            "controller.quorum.bootstrap.servers": controller,
-            "log.dirs": str(self.data_dir / "data"),
-        }
-        return ours | {key: str(value) for key, value in self.configs.items()}
-
-    def _java(self, main: str, *arguments: str) -> list[str]:
-        jars = servers_dir() / "kafka" / "jars"
-        return [
-            *JAVA,
-            f"-Xmx{self._heap_mb}m",
-            f"-Dkafka.logs.dir={self.data_dir}",
-            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-            "-Dorg.slf4j.simpleLogger.showDateTime=true",
-            "-cp",
-            f"{jars}{os.sep}*",
-            main,
-            *arguments,
-        ]
+        return single_node(
+            {name: self.address(name) for name in self._protocols},
+            self._protocols,
+            f"127.0.0.1:{self._controller_port}",
+            self.data_dir / "data",
+            HASTE | {key: str(value) for key, value in self.configs.items()},
+        )
 
     def _format(self, properties: Path) -> None:
-        # Any 16 bytes in URL-safe base64 name a cluster; all of these are one node wide.
-        command = self._java(
-            "kafka.tools.StorageTool",
-            *("format", "--standalone", "--ignore-formatted", "-t", "cGx1bWJsaW5lLXRlc3Q"),
-            *("-c", str(properties)),
+        command = format_command(
+            servers_dir(), properties, CLUSTER_ID, logs=self.data_dir, heap_mb=self._heap_mb
         )
         process = ServerProcess(command, self.data_dir / "format.log")
         wait_until(lambda: not process.running, 60, what="the storage is formatted")

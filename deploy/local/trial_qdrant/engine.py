@@ -91,10 +91,10 @@ class IndexedCollection(LocalCollection):
         super().__init__(*args, **kwargs)
         self.payload: IndexedPayloads = IndexedPayloads(self.payload)
         if self.storage is not None:
-            # A killed process loses nothing that reached the kernel; only a power cut would need
-            # the sync.
+            # A killed process loses nothing that reached the kernel. A power cut loses the latest
+            # writes at most: the log is synced once in a while, not at every point.
             self.storage.storage.execute("PRAGMA journal_mode=WAL")
-            self.storage.storage.execute("PRAGMA synchronous=OFF")
+            self.storage.storage.execute("PRAGMA synchronous=NORMAL")
 
     def points_having(self, field: str) -> int:
         """How many points have a value in a field."""

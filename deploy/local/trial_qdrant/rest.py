@@ -20,7 +20,7 @@ from qdrant_client import models
 from qdrant_client.local.qdrant_local import QdrantLocal
 from qdrant_client.local.utils import normalize_point_id
 
-from tests.support.qdrant_engine import IndexedCollection
+from deploy.local.trial_qdrant.engine import IndexedCollection
 
 __all__ = ["Api", "ApiError"]
 

@@ -1,0 +1,1 @@
+"""Plumbline and its servers on one machine, without Docker."""
