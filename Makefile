@@ -70,6 +70,7 @@ acceptance: servers ## The long runs, of which CI does a short seed
 generate: $(STAMP) ## Write what is generated: the table of all metrics, rules, alerts, dashboards
 	$(BIN)/python -m monitors.document > docs/metrics.md
 	$(BIN)/python -m deploy.alerting
+	$(BIN)/python -m deploy.docker
 	$(BIN)/python -m dashboards
 
 lock: ## Resolve the lock file anew from pyproject.toml

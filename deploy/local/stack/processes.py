@@ -74,8 +74,8 @@ def wait_ready(
     record: Record,
     timeout_seconds: float,
     process: subprocess.Popen[bytes] | None,
-) -> float:
-    """Wait until the service answers; gives the seconds that took.
+) -> None:
+    """Wait until the service answers.
 
     Parameters
     ----------
@@ -104,7 +104,6 @@ def wait_ready(
                 f"and was stopped. The end of {record.log}:\n{tail}"
             )
         time.sleep(_POLL_SECONDS)
-    return time.monotonic() - started
 
 
 def stop(records: Records, record: Record) -> str:

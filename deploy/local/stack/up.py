@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
@@ -45,6 +46,7 @@ def up(options: Options, say: Say) -> None:
     width = max(len(service.name) for service in wanted)
     for _, stage in groupby(wanted, key=lambda service: service.stage):
         together = list(stage)
+        begun = time.monotonic()
         started = {
             service.name: _start(options, records, service, wanted.index(service))
             for service in together
@@ -54,9 +56,8 @@ def up(options: Options, say: Say) -> None:
             record = running[service.name] or records.get(service.name)
             if record is None:
                 raise NotReadyError(f"{service.name} has ended, and its record was removed")
-            seconds = wait_ready(
-                records, record, options.timeout_seconds, started.get(service.name)
-            )
+            wait_ready(records, record, options.timeout_seconds, started.get(service.name))
+            seconds = time.monotonic() - begun
             said = f"ready after {seconds:.1f} s" if service.name in started else "runs already"
             say(f"{service.name:<{width}}  {said:<18}  {record.address}")
             if record.inputs != service.inputs:

@@ -1,0 +1,1 @@
+"""Plumbline's image, and what the containers of `deploy/compose.yaml` are given."""
