@@ -67,9 +67,16 @@ from pipelines.transforms.decode import DEAD_LETTERS, DecodeFn
 from pipelines.transforms.embed import EmbedFn
 from pipelines.transforms.reconcile import ReconcileFn
 
-__all__ = ["IngestResult", "ingest_pipeline", "named_version", "run_ingest", "select_version"]
-
-_FLINK_BUNDLE_MILLISECONDS = 500
+__all__ = [
+    "IngestResult",
+    "Prepared",
+    "check_still_there",
+    "ingest_pipeline",
+    "named_version",
+    "prepare_ingest",
+    "run_ingest",
+    "select_version",
+]
 
 _log = structlog.get_logger()
 
@@ -202,7 +209,7 @@ def run_ingest(
     create: bool = False,
     version: str | None = None,
     runner: str = "in-process",
-    pipeline_options: Sequence[str] = (),
+    pipeline_options: Callable[[Version], Sequence[str]] | None = None,
     on_ready: Callable[[Version], None] | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> IngestResult:
@@ -227,7 +234,7 @@ def run_ingest(
     runner
         `in-process`, or the name of a Beam runner such as `PortableRunner`.
     pipeline_options
-        Further options of Beam, as on its command line.
+        Gives options of Beam, as on its command line, once it is known what is written.
     on_ready
         Called when the job is about to read.
     on_wait
@@ -238,6 +245,73 @@ def run_ingest(
     PlumblineError
         What stopped the job. Nothing was committed that is not durable.
     """
+    prepared = prepare_ingest(settings, create=create, version=version, runner=runner)
+    settings, target, qdrant = prepared.settings, prepared.target, prepared.qdrant
+    options = pipeline_options(target) if pipeline_options is not None else ()
+    with ExitStack() as stack:
+        lease = Lease(
+            Control(qdrant),
+            f"ingest:{target.name}",
+            settings.ingest.lease_seconds,
+            on_lost=_stop_for,
+        )
+        if not lease.acquire(standby=standby, stop=STOP.event, on_wait=on_wait):
+            return IngestResult(target.name, Counts())
+        stack.callback(lease.release)
+        check_still_there(qdrant, target, lease.name)
+        stack.callback(close_producers)
+        stack.callback(close_consumers)
+        stack.enter_context(serve_metrics(settings.metrics))
+        ensure_topics(settings)
+        resolve_start(settings, target.group_id)
+        before = ACCOUNT.counts()
+        started = time.monotonic()
+        if on_ready is not None:
+            on_ready(target)
+        with _periodic_report(settings):
+            try:
+                cancelled = _run_pipeline(settings, target, runner, options, until_caught_up)
+            except IndexMissingError as error:
+                raise _dropped(qdrant, lease.name, error) from None
+        lease.check()
+        failure = commit_failure(target.group_id)
+        if failure is not None:  # of the last bundle: no other came that would have raised it
+            raise failure
+        seconds = time.monotonic() - started
+        counts = _difference(ACCOUNT.counts(), before)
+        uncommitted = {
+            key: positions
+            for key, positions in position_report(target.group_id).items()
+            if positions[0] != positions[1] and not cancelled
+        }
+        result = IngestResult(target.name, counts, uncommitted, seconds)
+        _report(result)
+        return result
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job whose settings, services, version and model were found right.
+
+    Parameters
+    ----------
+    settings
+        With the version's own contract in place.
+    target
+        What will be written.
+    qdrant
+        The connection.
+    """
+
+    settings: Settings
+    target: Version
+    qdrant: Qdrant
+
+
+def prepare_ingest(
+    settings: Settings, *, create: bool, version: str | None, runner: str
+) -> Prepared:
+    """Checks what can be checked before a record is read; raises as `run_ingest`."""
     FAILURES.clear()
     forget_jobs()
     check_broker(settings)
@@ -257,50 +331,10 @@ def run_ingest(
         group=target.group_id,
         runner=runner,
     )
-    with ExitStack() as stack:
-        lease = Lease(
-            Control(qdrant),
-            f"ingest:{target.name}",
-            settings.ingest.lease_seconds,
-            on_lost=_stop_for,
-        )
-        if not lease.acquire(standby=standby, stop=STOP.event, on_wait=on_wait):
-            return IngestResult(target.name, Counts())
-        stack.callback(lease.release)
-        _check_still_there(qdrant, target, lease.name)
-        stack.callback(close_producers)
-        stack.callback(close_consumers)
-        stack.enter_context(serve_metrics(settings.metrics))
-        ensure_topics(settings)
-        resolve_start(settings, target.group_id)
-        before = ACCOUNT.counts()
-        started = time.monotonic()
-        if on_ready is not None:
-            on_ready(target)
-        with _periodic_report(settings):
-            try:
-                cancelled = _run_pipeline(
-                    settings, target, runner, pipeline_options, until_caught_up
-                )
-            except IndexMissingError as error:
-                raise _dropped(qdrant, lease.name, error) from None
-        lease.check()
-        failure = commit_failure(target.group_id)
-        if failure is not None:  # of the last bundle: no other came that would have raised it
-            raise failure
-        seconds = time.monotonic() - started
-        counts = _difference(ACCOUNT.counts(), before)
-        uncommitted = {
-            key: positions
-            for key, positions in position_report(target.group_id).items()
-            if positions[0] != positions[1] and not cancelled
-        }
-        result = IngestResult(target.name, counts, uncommitted, seconds)
-        _report(result)
-        return result
+    return Prepared(settings, target, qdrant)
 
 
-def _check_still_there(qdrant: Qdrant, version: Version, lease_name: str) -> None:
+def check_still_there(qdrant: Qdrant, version: Version, lease_name: str) -> None:
     """A job that stood by may have waited for the end of its version."""
     try:
         now = open_version(qdrant, version.name)
@@ -327,22 +361,9 @@ def _run_pipeline(
     until_caught_up: bool,
 ) -> bool:
     """True when the job was cancelled because all that it had to commit is committed."""
-    options = ["--streaming", *pipeline_options]
-    engine: Any = runner
-    if runner == "in-process":
-        engine = FnApiRunner()
-    else:
-        given = {option.partition("=")[0] for option in pipeline_options}
-        # Flink ends a bundle of a source that never ends only when it is told to. What it counts
-        # are splits, not records: with more than one, the bundle with the splits is never full,
-        # and nothing is read. `ingest.bundle_events` bounds what one of them reads.
-        for name, value in (
-            ("--max_bundle_size", 1),
-            ("--max_bundle_time_mills", _FLINK_BUNDLE_MILLISECONDS),
-        ):
-            if name not in given:
-                options.append(f"{name}={value}")
-    pipeline = beam.Pipeline(runner=engine, options=PipelineOptions(options))
+    engine: Any = FnApiRunner() if runner == "in-process" else runner
+    options = PipelineOptions(["--streaming", *pipeline_options])
+    pipeline = beam.Pipeline(runner=engine, options=options)
     # Elsewhere than in process the source never ends: Flink would mark its splits done for ever,
     # and take no checkpoint at which the last offsets could be committed.
     watched = until_caught_up and runner != "in-process"

@@ -21,6 +21,7 @@ from pipelines.cli import (
     monitor,
     rollout,
     search,
+    worker_pool,
 )
 from pipelines.cli.flags import State
 from pipelines.cli.output import report_error
@@ -45,6 +46,7 @@ app = typer.Typer(
 doctor.register(app)
 demo.register(app)
 ingest.register(app)
+worker_pool.register(app)
 backfill.register(app)
 search.register(app)
 index.register(app)

@@ -300,7 +300,7 @@ def check_job(patient: Patient) -> Iterator[Finding]:
 
 def _lease(patient: Patient) -> Iterator[Finding]:
     from pipelines.core.control import Control
-    from pipelines.core.lease import LEASE
+    from pipelines.core.lease import LEASE, holder_of
 
     if patient.qdrant is None or patient.version is None:
         return
@@ -315,7 +315,7 @@ def _lease(patient: Patient) -> Iterator[Finding]:
     fields = record.fields
     yield _ok(
         "job",
-        f"process {fields.get('pid')} on {fields.get('host')} writes this version since "
+        f"{holder_of(fields)} writes this version since "
         f"{fields.get('acquired_at')}, last seen {fields.get('beat_at')}",
     )
 

@@ -21,6 +21,7 @@ from pipelines.cli.flags import (
 from pipelines.cli.output import print_json, print_table, say, warn
 
 if TYPE_CHECKING:
+    from pipelines.core.versions import Version
     from pipelines.ingest import IngestResult
 
 __all__ = ["register"]
@@ -42,14 +43,45 @@ class Environment(StrEnum):
     PROCESS = "PROCESS"
 
 
+_group = typer.Typer(
+    invoke_without_command=True,
+    epilog="Example: plumbline ingest --create --topic documents --until-caught-up",
+    short_help="Run the job that keeps a version true to its topics.",
+)
+
+JobEndpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--job-endpoint",
+        metavar="HOST:PORT",
+        help="Beam's job server for Flink (flink.job_endpoint).",
+    ),
+]
+Parallelism = Annotated[
+    int | None,
+    typer.Option(
+        "--parallelism", min=1, metavar="N", help="Subtasks on Flink (flink.parallelism)."
+    ),
+]
+BeamOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--beam-option",
+        metavar="--NAME=VALUE",
+        help="Further option of Beam; may be repeated.",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command(
-        short_help="Run the job that keeps a version true to its topics.",
-        epilog="Example: plumbline ingest --create --topic documents --until-caught-up",
-    )(ingest)
+    """Adds the command, and those for a job on Flink below it."""
+    from pipelines.cli import ingest_flink
+
+    ingest_flink.register(_group)
+    app.add_typer(_group, name="ingest")
 
 
+@_group.callback()
 def ingest(
     context: typer.Context,
     until_caught_up: Annotated[
@@ -77,37 +109,24 @@ def ingest(
     ] = None,
     json: Json = False,
     runner: Annotated[Runner, typer.Option("--runner", help="Where it runs.")] = Runner.IN_PROCESS,
-    job_endpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--job-endpoint",
-            metavar="HOST:PORT",
-            help="Beam's job server for Flink.",
-        ),
-    ] = None,
+    job_endpoint: JobEndpoint = None,
     environment_type: Annotated[
-        Environment,
+        Environment | None,
         typer.Option(
             "--environment-type",
-            help="Where Flink finds Python; LOOPBACK is this process.",
+            help="Where Flink finds Python; LOOPBACK is this process (flink.environment).",
         ),
-    ] = Environment.LOOPBACK,
+    ] = None,
     environment_config: Annotated[
         str | None,
         typer.Option(
             "--environment-config",
             metavar="TEXT",
-            help="Address, image or command of that environment.",
+            help="Address, image or command of that environment (flink.environment_config).",
         ),
     ] = None,
-    beam_option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--beam-option",
-            metavar="--NAME=VALUE",
-            help="Further option of Beam; may be repeated.",
-        ),
-    ] = None,
+    parallelism: Parallelism = None,
+    beam_option: BeamOption = None,
     config: Config = None,
     index: IndexName = None,
     bootstrap_servers: BootstrapServers = None,
@@ -119,7 +138,12 @@ def ingest(
 
     SIGTERM or Ctrl-C finishes what is under way, within `ingest.drain_seconds`; a second one
     leaves at once. Nothing is lost either way: offsets are committed after their effect.
+
+    With `--runner flink` and workers outside this process the job is submitted, and goes on when
+    this command has ended: `status`, `stop` and `resume` are for it.
     """
+    if context.invoked_subcommand is not None:
+        return
     settings = settings_from(
         context,
         config=config,
@@ -128,20 +152,52 @@ def ingest(
         topics=topic,
         qdrant_url=qdrant_url,
         qdrant_path=qdrant_path,
+        more={
+            "flink": {
+                "job_endpoint": job_endpoint,
+                "environment": environment_type.value if environment_type is not None else None,
+                "environment_config": environment_config,
+                "parallelism": parallelism,
+            }
+        },
         log_level="info",
     )
-    if version is not None and create:
-        from pipelines.core.errors import SettingsError
+    from pipelines.core.errors import SettingsError
 
+    if version is not None and create:
         raise SettingsError("--version names a version that exists; --create makes one: give one")
-    options = _beam_options(
-        runner, job_endpoint, environment_type, environment_config, beam_option or []
-    )
+    if runner is Runner.IN_PROCESS and (job_endpoint is not None or parallelism is not None):
+        raise SettingsError("--job-endpoint and --parallelism are for --runner flink")
+    if runner is Runner.FLINK and settings.flink.job_endpoint is None:
+        raise SettingsError(
+            "--runner flink needs Beam's job server: flink.job_endpoint or --job-endpoint, such "
+            "as localhost:8099"
+        )
+    more = beam_option or []
+    if runner is Runner.FLINK and settings.flink.detached and not until_caught_up:
+        from pipelines.cli.ingest_flink import submit
+
+        submit(
+            settings,
+            create=create,
+            version=version,
+            standby=standby,
+            more_options=more,
+            as_json=json,
+        )
+        return
     from pipelines.cli.progress import show_progress
     from pipelines.cli.signals import draining
 
     with draining(settings.ingest.drain_seconds, in_process=runner is Runner.IN_PROCESS):
         from pipelines.ingest import run_ingest
+
+        def options(target: Version) -> list[str]:
+            if runner is Runner.IN_PROCESS:
+                return more
+            from pipelines.flink.options import beam_options
+
+            return beam_options(settings, target.name, more=more)
 
         with show_progress(sys.stderr) as progress:
             result = run_ingest(
@@ -157,27 +213,6 @@ def ingest(
             )
     _report(result, as_json=json)
     raise typer.Exit(result.exit_code)
-
-
-def _beam_options(
-    runner: Runner,
-    job_endpoint: str | None,
-    environment_type: Environment,
-    environment_config: str | None,
-    more: list[str],
-) -> list[str]:
-    from pipelines.core.errors import SettingsError
-
-    if runner is Runner.IN_PROCESS:
-        if job_endpoint is not None:
-            raise SettingsError("--job-endpoint is for --runner flink")
-        return more
-    if job_endpoint is None:
-        raise SettingsError("--runner flink needs --job-endpoint, such as localhost:8099")
-    options = [f"--job_endpoint={job_endpoint}", f"--environment_type={environment_type.value}"]
-    if environment_config is not None:
-        options.append(f"--environment_config={environment_config}")
-    return [*options, *more]
 
 
 def _report(result: IngestResult, *, as_json: bool) -> None:

@@ -44,6 +44,12 @@ class Failures:
         with self._lock:
             return self._fenced
 
+    def raise_if_fenced(self) -> None:
+        """Raises the first error, once another job has taken over."""
+        if self.fenced:
+            assert self.first is not None
+            raise self.first
+
     def clear(self) -> None:
         """Forgets it, at the start of a run."""
         with self._lock:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from pipelines.core.canaries import compare
 from pipelines.core.chunker import chunker_for
+from pipelines.core.control import Control
 from pipelines.core.encoder import Encoder, load_encoder
-from pipelines.core.errors import CanaryMismatchError, ContractMismatchError
+from pipelines.core.errors import (
+    CanaryMismatchError,
+    ContractMismatchError,
+    PlumblineError,
+)
+from pipelines.core.failures import FAILURES
+from pipelines.core.lease import Lease
 from pipelines.core.metrics import job_metrics
 from pipelines.core.planning import Planner
 from pipelines.core.qdrant import Qdrant, connect
@@ -21,7 +28,7 @@ from pipelines.core.versions import Version, check_process, open_version
 from pipelines.core.worker_reports import WorkerReporter
 from pipelines.core.writing import DocumentWriter
 
-__all__ = ["Job", "JobSpec"]
+__all__ = ["Job", "JobSpec", "shared_lease"]
 
 
 @dataclass(frozen=True)
@@ -34,14 +41,21 @@ class JobSpec:
         The job's settings.
     version
         Collection the job writes, by its own name.
+    run
+        Id of a run on a cluster, whose processes hold the version's lease together; `None` where
+        the process that reads and writes holds it alone.
+    owner
+        That run in words.
     """
 
     settings: Settings
     version: str
+    run: str | None = None
+    owner: str = ""
 
     def open(self) -> Job:
         """This process's job, made and checked against the version's canaries the first time."""
-        key = (self.version, self.settings.model_dump_json())
+        key = (self.version, self.settings.model_dump_json(), self.run)
         with _lock:
             found = _jobs.get(key)
             if found is None:
@@ -56,12 +70,19 @@ class Job:
     ------
     ContractMismatchError, CanaryMismatchError
         This process must not write this version.
+    LeaseHeldError
+        Another job writes it.
     """
 
     def __init__(self, spec: JobSpec) -> None:
         settings = spec.settings
         self.settings = settings
         self.qdrant: Qdrant = connect(settings)
+        if spec.run is not None:
+            # Kept until the process ends: Flink has a worker killed when its job has ended. A loss
+            # goes to FAILURES, where the reader finds it and what would commit refuses.
+            self._lease = shared_lease(self.qdrant, spec, on_lost=FAILURES.record)
+            self._lease.acquire()
         self.version: Version = open_version(self.qdrant, spec.version)
         self.encoder: Encoder = load_encoder(settings.contract, settings.runtime)
         self._reporter = WorkerReporter(
@@ -153,7 +174,21 @@ class Job:
             write.result()
 
 
-_jobs: dict[tuple[str, str], Job] = {}
+def shared_lease(
+    qdrant: Qdrant, spec: JobSpec, on_lost: Callable[[PlumblineError], None] | None = None
+) -> Lease:
+    """The lease of a version, as every process of a run claims and renews it."""
+    return Lease(
+        Control(qdrant),
+        f"ingest:{spec.version}",
+        spec.settings.ingest.lease_seconds,
+        on_lost=on_lost,
+        run=spec.run,
+        owner=spec.owner,
+    )
+
+
+_jobs: dict[tuple[str, str, str | None], Job] = {}
 _lock = threading.Lock()
 
 

@@ -5,6 +5,10 @@ another machine is trusted: a contender takes over when *it* has watched the rec
 for the holder's `ttl_seconds`, measured on its own monotonic clock, and its write is conditional
 on the very record it watched. A holder that was only slow finds its next renewal refused.
 
+A job on a cluster has many processes and none that lives as long as it does. They share one claim:
+each renews the lease under the run's id, whoever of them comes first, and it runs out when the last
+of them has gone. That the process which made the claim has ended says nothing there.
+
 A lease keeps two jobs from doing the same work twice. What is stored stays right without it: the
 conditions on every write see to that, also while a job that has lost its lease is winding up.
 """
@@ -14,7 +18,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -28,7 +32,15 @@ from pipelines.core.errors import (
 )
 from pipelines.core.process import ProcessIdentity
 
-__all__ = ["LEASE", "Lease", "LeaseTimes", "end_lease", "end_message"]
+__all__ = [
+    "LEASE",
+    "Lease",
+    "LeaseTimes",
+    "end_lease",
+    "end_message",
+    "free_lease",
+    "holder_of",
+]
 
 LEASE = "lease"
 """Kind of the control records that are leases."""
@@ -71,6 +83,10 @@ class Lease:
         waits for the store (`qdrant.outage_timeout_seconds`).
     on_lost
         Called once, on the heartbeat's thread, with the error that `check` raises.
+    run
+        Id that the processes of a job on a cluster share; `None` for a claim of this process alone.
+    owner
+        Who holds it, in words, where that is no single process.
     identity, times
         Injected by tests.
     """
@@ -80,14 +96,17 @@ class Lease:
     ttl_seconds: float
     patience_seconds: float | None = None
     on_lost: Callable[[PlumblineError], None] | None = None
+    run: str | None = None
+    owner: str = ""
     identity: ProcessIdentity = field(default_factory=ProcessIdentity.current)
     times: LeaseTimes = LeaseTimes()
 
     def __post_init__(self) -> None:
-        self.holder = uuid.uuid4().hex
+        self.holder = self.run or uuid.uuid4().hex
         self.lost = threading.Event()
         self._error: PlumblineError | None = None
         self._stop = threading.Event()
+        self._left = False
         self._thread: threading.Thread | None = None
         self._record: ControlRecord | None = None
         self._renewed_at = 0.0
@@ -230,6 +249,14 @@ class Lease:
         else:
             self._free()
 
+    def leave(self) -> None:
+        """Renews no longer and frees nothing: other processes of the run go on with the lease."""
+        self._left = True
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(_RELEASE_SECONDS)
+            self._thread = None
+
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._beat, name=f"lease {self.name}", daemon=True)
         self._thread.start()
@@ -242,7 +269,7 @@ class Lease:
 
     def _free(self) -> None:
         record, self._record = self._record, None
-        if self.lost.is_set():
+        if self.lost.is_set() or self._left:
             return
         try:
             while record is not None and record.fields.get("holder") == self.holder:
@@ -264,7 +291,8 @@ class Lease:
 
     def _fields(self, holder: str) -> dict[str, Any]:
         return {
-            **self.identity.to_payload(),
+            # Of a shared claim nobody may conclude from the end of one process.
+            **({"owner": self.owner} if self.run else self.identity.to_payload()),
             "holder": holder,
             "ttl_seconds": self.ttl_seconds,
             # For people. No process compares these.
@@ -274,6 +302,8 @@ class Lease:
 
     def _is_free(self, seen: ControlRecord | None) -> bool:
         if seen is None or not seen.fields.get("holder"):
+            return True
+        if self.run is not None and seen.fields["holder"] == self.run:
             return True
         holder = ProcessIdentity.from_payload(seen.fields)
         if self.control.local and holder != self.identity:
@@ -291,7 +321,7 @@ class Lease:
     def _held_by(self, seen: ControlRecord) -> str:
         fields = seen.fields
         return (
-            f"{self.name} is held by process {fields.get('pid')} on {fields.get('host')}, since "
+            f"{self.name} is held by {holder_of(fields)}, since "
             f"{fields.get('acquired_at')}, last seen {fields.get('beat_at')} (its clock). Stop "
             "that job, or start this one with --standby to take over when it ends."
         )
@@ -303,7 +333,7 @@ class Lease:
         if fields.get(_ENDED):
             return str(fields[_ENDED])
         return (
-            f"process {fields.get('pid')} on {fields.get('host')} has taken over {self.name} at "
+            f"{holder_of(fields)} has taken over {self.name} at "
             f"{fields.get('acquired_at')}: this process did not renew its lease in time, or the "
             "lease was reset by hand. Nothing is lost: the other job goes on from the committed "
             "offsets."
@@ -315,6 +345,27 @@ class Lease:
         self.lost.set()
         if self.on_lost is not None:
             self.on_lost(error)
+
+
+def holder_of(fields: Mapping[str, Any]) -> str:
+    """Who holds a lease, for people, from its record's fields."""
+    return str(fields.get("owner") or f"process {fields.get('pid')} on {fields.get('host')}")
+
+
+def free_lease(control: Control, name: str, run: str) -> bool:
+    """Frees the lease that the processes of a run share, once the run has ended.
+
+    Returns
+    -------
+    bool
+        Whether the run held it.
+    """
+    while True:
+        seen = control.read(LEASE, name)
+        if seen is None or seen.fields.get("holder") != run:
+            return False
+        if control.swap(LEASE, name, seen=seen, fields={**seen.fields, "holder": ""}):
+            return True
 
 
 def end_lease(control: Control, name: str, why: str) -> bool:

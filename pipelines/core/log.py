@@ -90,6 +90,8 @@ def configure_logging(
     handler.addFilter(_is_news)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns of every option that is the runner's and not its own.
+    logging.getLogger("apache_beam.options.pipeline_options").setLevel(logging.ERROR)
     logging.captureWarnings(True)
 
 

@@ -74,14 +74,14 @@ class JobMetrics:
             "Records between the position read and the end of the partition.",
             ["topic", "partition"],
             registry=registry,
-            multiprocess_mode="mostrecent",
+            multiprocess_mode="livemostrecent",
         )
         self.committed = Gauge(
             "plumbline_committed_offset",
             "Offset committed for the consumer group.",
             ["topic", "partition"],
             registry=registry,
-            multiprocess_mode="mostrecent",
+            multiprocess_mode="livemostrecent",
         )
         self.commit_failures = Counter(
             "plumbline_commit_failures", "Offset commits that failed.", registry=registry
@@ -112,14 +112,14 @@ class JobMetrics:
             "Greatest cosine distance of a canary to its stored vector.",
             ["kind"],
             registry=registry,
-            multiprocess_mode="max",
+            multiprocess_mode="livemax",
         )
         self.encoder_info = Gauge(
             "plumbline_encoder_info",
             "The encoder of this process; always 1.",
             ["index", "version", "fingerprint", "model", "device", "dtype"],
             registry=registry,
-            multiprocess_mode="mostrecent",
+            multiprocess_mode="livemostrecent",
         )
 
 

@@ -38,6 +38,7 @@ from pydantic_settings import (
 )
 
 from pipelines.core.errors import SettingsError
+from pipelines.core.flink_settings import FlinkSettings
 from pipelines.core.monitor_settings import MonitorSettings
 from pipelines.core.position import OrderBy
 from pipelines.core.rollout_settings import RolloutSettings
@@ -47,6 +48,7 @@ __all__ = [
     "ChunkSettings",
     "ContractSettings",
     "DebeziumSettings",
+    "FlinkSettings",
     "IngestSettings",
     "KafkaSettings",
     "LimitSettings",
@@ -432,6 +434,7 @@ class Settings(BaseSettings):
     ingest: IngestSettings = IngestSettings()
     limits: LimitSettings = LimitSettings()
     metrics: MetricsSettings = MetricsSettings()
+    flink: FlinkSettings = FlinkSettings()
     monitor: MonitorSettings = MonitorSettings()
     rollout: RolloutSettings = RolloutSettings()
     retry: RetrySettings = RetrySettings()

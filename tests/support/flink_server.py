@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import tempfile
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -114,6 +115,10 @@ class FlinkCluster(_Server):
     config
         Added to Flink's configuration, or in place of what is there
         (`{"state.checkpoints.dir": ...}`).
+    hosts
+        Names that each task manager resolves as if it stood on a host of its own: the first one
+        finds them at 127.0.0.1, the second at 127.0.0.2. A worker pool can so be `pool:50000`
+        beside each of them.
     directory
         Kept when given; else a temporary one, removed by `close`.
     """
@@ -124,11 +129,13 @@ class FlinkCluster(_Server):
         slots: int = 2,
         *,
         config: Mapping[str, Any] | None = None,
+        hosts: Sequence[str] = (),
         directory: Path | None = None,
     ) -> None:
         super().__init__(directory, "plumbline-flink-")
         self.task_managers = task_managers
         self.slots = slots
+        self.hosts = tuple(hosts)
         self.config = dict(config or {})
         self._rest_port, self._rpc_port, self._blob_port = free_ports(3)
         self.job_manager: ServerProcess | None = None
@@ -148,11 +155,7 @@ class FlinkCluster(_Server):
         """Start them all and wait until every slot is registered."""
         _require()
         self._write_configuration()
-        self.job_manager = self._spawn(
-            "job-manager",
-            "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",
-            heap_mb=512,
-        )
+        self.job_manager = self._start_manager()
         # At once with the job manager: a task manager tries until that answers.
         self.workers = [self._start_worker(number) for number in range(self.task_managers)]
         wanted = self.task_managers * self.slots
@@ -189,6 +192,22 @@ class FlinkCluster(_Server):
                 or int(self.rest("/overview")["taskmanagers"]) > before
             ),
             timeout_seconds,
+        )
+
+    def kill_manager(self) -> None:
+        """End the job manager with SIGKILL; without high availability its jobs are lost."""
+        if self.job_manager is not None:
+            self.job_manager.kill()
+
+    def restart_manager(self, timeout_seconds: float = 60.0) -> None:
+        """Start another in its place, and wait until the task managers have found it."""
+        self.kill_manager()
+        self.job_manager = self._start_manager()
+        alive = sum(worker.running for worker in self.workers)
+        self.job_manager.wait_ready(
+            lambda: int(self.rest("/overview")["taskmanagers"]) >= alive,
+            timeout_seconds,
+            what=f"{alive} task managers are registered",
         )
 
     def rest(self, path: str, *, method: str = "GET", body: Any = None) -> Any:
@@ -255,19 +274,36 @@ class FlinkCluster(_Server):
         )
         (base / "tmp").mkdir(exist_ok=True)
 
+    def _start_manager(self) -> ServerProcess:
+        return self._spawn(
+            "job-manager",
+            "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",
+            heap_mb=512,
+        )
+
     def _start_worker(self, number: int) -> ServerProcess:
+        java = []
+        if self.hosts:
+            file = self.directory / "conf" / f"hosts-{number}"
+            here = f"127.0.0.1 localhost {socket.gethostname()}\n"
+            file.write_text(here + "".join(f"127.0.0.{number + 1} {name}\n" for name in self.hosts))
+            java = [f"-Djdk.net.hosts.file={file}"]
         return self._spawn(
             f"task-manager-{number}",
             "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
             f"-Dtaskmanager.resource-id=worker-{number}-{os.urandom(4).hex()}",
             heap_mb=384,
+            java=java,
         )
 
-    def _spawn(self, name: str, main: str, *arguments: str, heap_mb: int) -> ServerProcess:
+    def _spawn(
+        self, name: str, main: str, *arguments: str, heap_mb: int, java: Sequence[str] = ()
+    ) -> ServerProcess:
         command = [
             *JAVA,
             f"-Xmx{heap_mb}m",
             "-XX:MaxMetaspaceSize=256m",
+            *java,
             *ADD_OPENS,
             f"-Dlog4j.configurationFile={self.directory}/conf/log4j.properties",
             f"-Djava.io.tmpdir={self.directory}/tmp",

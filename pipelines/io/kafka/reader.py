@@ -12,7 +12,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
 from kafka import TopicPartition
 
-from pipelines.core.failures import guarded
+from pipelines.core.failures import FAILURES, guarded
 from pipelines.core.records import Record
 from pipelines.io.kafka.committer import close_committer
 from pipelines.io.kafka.cursor import Cursor, Fetched
@@ -90,6 +90,8 @@ class KafkaReader(UnboundedReader):
         ------
         CommitError
             Offsets of an earlier bundle could not be committed.
+        LeaseHeldError
+            Another job has taken over.
         SystemicError
             See `Cursor.fetch`.
         """
@@ -98,6 +100,7 @@ class KafkaReader(UnboundedReader):
         if self._finished or STOP.is_set():
             self._finish()
             return False
+        FAILURES.raise_if_fenced()
         if not self._buffer:
             if self._reached():
                 self._finish()

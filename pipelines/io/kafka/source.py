@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.coders import Coder
-from apache_beam.io.unbounded_source import ReadFromUnboundedSource, UnboundedSource
+from apache_beam.coders import Coder, registry
+from apache_beam.io.unbounded_source import UnboundedSource, _ReadFromUnboundedSourceDoFn
 from kafka import TopicPartition
 
 from pipelines.core.failures import guarded
@@ -19,9 +19,10 @@ from pipelines.io.kafka.feed import Feed
 from pipelines.io.kafka.mark import KafkaMark, KafkaMarkCoder
 from pipelines.io.kafka.positions import ledger_of
 from pipelines.io.kafka.reader import KafkaReader
+from pipelines.io.kafka.spread import keyed, salt_for, unkeyed
 from pipelines.io.kafka.start import end_offsets
 
-__all__ = ["KafkaSource", "ReadFromKafka"]
+__all__ = ["KafkaSource", "KafkaSourceCoder", "ReadFromKafka"]
 
 
 @guarded
@@ -38,6 +39,8 @@ class KafkaSource(UnboundedSource):
         0 to `kafka.splits` - 1; `None` before splitting.
     until
         Offsets to read up to; `None` for ever.
+    salt
+        Decides on which subtask of Flink the split runs; no part of what the source is.
     """
 
     def __init__(
@@ -46,16 +49,26 @@ class KafkaSource(UnboundedSource):
         run_id: str,
         split: int | None = None,
         until: Mapping[TopicPartition, int] | None = None,
+        salt: int = 0,
     ) -> None:
         self.feed = feed
         self.run_id = run_id
         self.split_index = split
+        self.salt = salt
         self.until = None if until is None else dict(until)
 
     def split(self, desired_num_splits: int, options: Any = None) -> Iterable[KafkaSource]:  # noqa: ARG002
         """One source for each split that the settings fix: Beam asks once in a job's life."""
-        if self.split_index is not None:
-            return [self]
+        return [self] if self.split_index is not None else self.splits()
+
+    def splits(self, max_parallelism: int = 1) -> list[KafkaSource]:
+        """The sources of all splits, evenly on the subtasks of a Flink job.
+
+        Parameters
+        ----------
+        max_parallelism
+            Of that job.
+        """
         sources = []
         for split in range(self.feed.kafka.splits):
             until = self.until and {
@@ -63,7 +76,11 @@ class KafkaSource(UnboundedSource):
                 for partition, offset in self.until.items()
                 if self.feed.split_of(partition) == split
             }
-            sources.append(KafkaSource(self.feed, self.run_id, split, until))
+            source = KafkaSource(self.feed, self.run_id, split, until)
+            source.salt = salt_for(
+                source._state().encode(), split, self.feed.kafka.splits, max_parallelism
+            )
+            sources.append(source)
         return sources
 
     def create_reader(self, options: Any, checkpoint_mark: KafkaMark | None) -> KafkaReader:  # noqa: ARG002
@@ -120,6 +137,31 @@ def _source(state: str) -> KafkaSource:
     )
 
 
+class KafkaSourceCoder(Coder):
+    """Coder of the sources as elements, which Flink takes for their keys."""
+
+    def encode(self, value: KafkaSource) -> bytes:
+        """Bytes of a source."""
+        return keyed(value._state().encode(), value.salt)
+
+    def decode(self, encoded: bytes) -> KafkaSource:
+        """The source of those bytes."""
+        return _source(unkeyed(encoded).decode())
+
+    def is_deterministic(self) -> bool:
+        """True: equal sources give equal bytes."""
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, KafkaSourceCoder)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+
+registry.register_coder(KafkaSource, KafkaSourceCoder)
+
+
 class ReadFromKafka(beam.PTransform):
     """Records of the documents' topics and of the replay topic, each at its timestamp.
 
@@ -163,12 +205,13 @@ class ReadFromKafka(beam.PTransform):
         feed = Feed.of(self._settings, self._group_id)
         until = end_offsets(self._settings, self._group_id) if self._until_caught_up else None
         source = KafkaSource(feed, uuid.uuid4().hex, until=until)
-        read = ReadFromUnboundedSource(
-            source,
+        # What `ReadFromUnboundedSource` does, but with an element for each split: see `spread`.
+        read = _ReadFromUnboundedSourceDoFn(
             max_records_per_bundle=self._settings.ingest.bundle_events,
             max_read_time_seconds=self._settings.ingest.bundle_seconds,
         )
-        return pbegin | "Read" >> read.with_output_types(Record)
+        splits = beam.Create(source.splits(self._settings.flink.max_parallelism), reshuffle=False)
+        return pbegin | "Splits" >> splits | "Read" >> beam.ParDo(read).with_output_types(Record)
 
     # The settings hold secrets, and runners show what a transform is made of.
     def __getstate__(self) -> dict[str, Any]:

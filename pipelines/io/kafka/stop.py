@@ -12,7 +12,8 @@ class StopSignal:
 
     A reader then reports the maximal watermark: the runner finishes its bundle, finalises the
     last checkpoint (offsets are committed) and `run()` returns. For the in-process runner: on
-    Flink the maximal watermark would mark the split done for ever, and a stop is a savepoint.
+    Flink the maximal watermark would mark the split done for ever, and a stop is a savepoint
+    (`plumbline ingest stop`).
     Safe to set from a signal handler's thread.
     """
 

@@ -1,0 +1,86 @@
+"""What Beam's job server is told, from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipelines.core.errors import SettingsError
+from pipelines.core.settings import Settings
+
+__all__ = ["beam_options", "job_name"]
+
+_BUNDLE_MILLISECONDS = 500
+_POOL = "localhost:50000"
+
+
+def job_name(version: str) -> str:
+    """Name of a version's job on Flink's page; a version's name begins with its index."""
+    return f"plumbline-{version}"
+
+
+def beam_options(
+    settings: Settings, version: str, *, savepoint: str | None = None, more: Sequence[str] = ()
+) -> list[str]:
+    """Options for Beam's `PortableRunner`, as on its command line.
+
+    Parameters
+    ----------
+    version
+        What is written; the job's name comes from it.
+    savepoint
+        To start from.
+    more
+        Further ones; one that is named here takes the place of ours.
+
+    Raises
+    ------
+    SettingsError
+        The settings do not go together.
+    """
+    flink = settings.flink
+    if flink.job_endpoint is None:
+        raise SettingsError(
+            "--runner flink needs Beam's job server: flink.job_endpoint or --job-endpoint, such "
+            "as localhost:8099"
+        )
+    options: dict[str, object] = {
+        "job_endpoint": flink.job_endpoint,
+        "job_name": job_name(version),
+        "environment_type": flink.environment,
+        "parallelism": flink.parallelism,
+        "max_parallelism": flink.max_parallelism,
+        "sdk_worker_parallelism": flink.workers,
+        "checkpointing_interval": round(flink.checkpoint_interval_seconds * 1000),
+        "checkpoint_timeout_millis": round(flink.checkpoint_timeout_seconds * 1000),
+        # Flink ends a bundle of a source that never ends only when it is told to. What it counts
+        # are splits, not records: with more than one, the bundle with the splits is never full,
+        # and nothing is read. `ingest.bundle_events` bounds what one of them reads.
+        "max_bundle_size": 1,
+        # Turns chaining off: the flag is true by default, and named it is not. Flink finds an
+        # operator's state by a hash in which chains count, and whether two operators are chained
+        # depends on the parallelism: a savepoint could be resumed with the same one alone.
+        "operator_chaining": True,
+        "max_bundle_time_mills": _BUNDLE_MILLISECONDS,
+    }
+    config = flink.environment_config or (_POOL if flink.environment == "EXTERNAL" else None)
+    if config is not None:
+        options["environment_config"] = config
+    if flink.retain_checkpoints:
+        options["externalized_checkpoints_enabled"] = True
+        options["retain_externalized_checkpoints_on_cancellation"] = True
+    if flink.state_backend is not None:
+        options["state_backend"] = flink.state_backend
+        options["state_backend_storage_path"] = flink.state_path
+    if flink.restart_attempts is not None:
+        options["number_of_execution_retries"] = flink.restart_attempts
+        if flink.restart_delay_seconds is not None:
+            options["execution_retry_delay"] = round(flink.restart_delay_seconds * 1000)
+    if savepoint is not None:
+        options["savepoint_path"] = savepoint
+    given = {option.partition("=")[0].removeprefix("--") for option in more}
+    ours = [
+        f"--{name}" if value is True else f"--{name}={value}"
+        for name, value in options.items()
+        if name not in given
+    ]
+    return [*ours, *more]
