@@ -1,13 +1,14 @@
 """Install the servers that tests and a plain machine use, without Docker.
 
-    python deploy/local/install.py kafka flink postgres prometheus alertmanager
+    python deploy/local/install.py kafka flink postgres prometheus alertmanager toxiproxy
 
 `kafka`: Apache Kafka as jars. `flink`: Flink's cluster and Beam's job server for it as jars.
 `postgres`, `prometheus` (with promtool) and `alertmanager` (with amtool): this Debian's or Ubuntu's
-own packages, unpacked beside the system, which stays as it is. They go to the cache directory,
-`.cache/servers` in the repository unless PLUMBLINE_SERVERS_DIR names another; what is there already
-in the right version is left alone. Java and Maven, for the jars, are installed with apt-get when
-they are missing and this runs as root.
+own packages, unpacked beside the system, which stays as it is. `toxiproxy`: built from its Go
+module. They go to the cache directory, `.cache/servers` in the repository unless
+PLUMBLINE_SERVERS_DIR names another; what is there already in the right version is left alone. Java
+and Maven, for the jars, and Go are installed with apt-get when they are missing and this runs as
+root.
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ VERSIONS: dict[str, dict[str, str]] = {
     "postgres": {"postgresql": "of the distribution"},
     "prometheus": {"prometheus": "of the distribution"},
     "alertmanager": {"prometheus-alertmanager": "of the distribution, relocated"},
+    "toxiproxy": {"toxiproxy": "2.12.0"},
 }
+
+# Programs that are built from their Go module.
+GO_PROGRAMS = {"toxiproxy": "github.com/Shopify/toxiproxy/v2/cmd/server"}
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
@@ -275,12 +280,26 @@ def install_alertmanager(target: Path, versions: dict[str, str]) -> None:
         file.chmod(0o755)
 
 
+def install_go_programs(target: Path, versions: dict[str, str]) -> None:
+    """Build programs from their Go modules into `target/bin`."""
+    if shutil.which("go") is None:
+        if os.geteuid() == 0 and shutil.which("apt-get"):
+            run(["apt-get", "update", "-qq"])
+            run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "golang-go"])
+        if shutil.which("go") is None:
+            raise InstallError("missing: go. Install Go 1.23 or later: https://go.dev/doc/install")
+    os.environ["GOBIN"] = str(target / "bin")
+    for name, version in versions.items():
+        run(["go", "install", f"{GO_PROGRAMS[name]}@v{version}"])
+
+
 INSTALLERS: dict[str, Callable[[Path, dict[str, str]], None]] = {
     "kafka": install_kafka,
     "flink": install_flink,
     "postgres": install_packages,
     "prometheus": install_packages,
     "alertmanager": install_alertmanager,
+    "toxiproxy": install_go_programs,
 }
 
 
