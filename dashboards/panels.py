@@ -228,7 +228,7 @@ def table(
     if len(queries) > 1:
         panel.with_transformation(dashboard.DataTransformerConfig(id_val="merge", options={}))
     order = {field: place for place, field in enumerate(columns)}
-    shown = "|".join(field.replace("#", "\\#") for field in columns)
+    shown = "|".join(columns)
     panel.with_transformation(
         dashboard.DataTransformerConfig(
             id_val="filterFieldsByName", options={"include": {"pattern": f"^({shown})$"}}

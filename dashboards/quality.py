@@ -68,7 +68,7 @@ def _answers() -> list[Panel]:
             alert="PlumblineCanaryMismatch",
         ),
         number(
-            "Documents with foreign vectors",
+            "Foreign vectors found",
             "Share of sampled documents of the live version whose stored vectors are not the ones "
             "of their stored text.",
             Query(live("plumbline_fidelity_mismatch_ratio"), "{{version}}"),
@@ -616,7 +616,7 @@ def _evidence() -> list[list[Panel]]:
                 least=None,
             ),
             graph(
-                "Effect",
+                "Effect, by probe",
                 "Size of the change that each probe sees, in its own units.",
                 [Query(newest("plumbline_probe_effect", "probe"), legend)],
                 unit="short",

@@ -249,6 +249,7 @@ def test_the_grid_is_filled_and_nothing_overlaps(uid: str) -> None:
     """At most four panels side by side, no holes, and ids that links can rely on."""
     every = list(panels_of(ALL[uid], rows=True))
     assert len({panel["id"] for panel in every}) == len(every)
+    assert len({panel["title"] for panel in every}) == len(every)
     lines: dict[int, list[dict[str, int]]] = {}
     for panel in every:
         lines.setdefault(panel["gridPos"]["y"], []).append(panel["gridPos"])
