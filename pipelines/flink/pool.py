@@ -8,14 +8,15 @@ ports that it opens on its loopback, so a pool stands on its host, or in its pod
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from prometheus_client import multiprocess
 from pipelines.core.errors import SettingsError
 from pipelines.core.metrics_server import serve_metrics
 from pipelines.core.settings import MetricsSettings
+from pipelines.flink.worker import PRELOADED, work
 
 __all__ = ["WorkerPool", "serve_pool"]
 
@@ -36,10 +38,16 @@ _MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 _log = structlog.get_logger()
 
 
+# Workers are forked from a process that has imported what they need, and nothing else: Flink starts
+# all of a job's workers anew whenever any part of it fails, and imports would be most of the wait.
+_context = multiprocessing.get_context("forkserver")
+
+
 @dataclass
 class _Worker:
     slot: int
-    process: subprocess.Popen[bytes]
+    process: BaseProcess
+    ended: threading.Event = field(default_factory=threading.Event)
     asked: bool = False
     """Whether its end was asked for."""
 
@@ -99,22 +107,17 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
                 raise RuntimeError("the pool is stopping")
             used = {worker.slot for worker in self._workers.values()}
             slot = next(number for number in range(1, len(used) + 2) if number not in used)
-            process = subprocess.Popen(
-                [sys.executable, "-m", "pipelines.flink.worker"],
-                stdin=subprocess.DEVNULL,
-                # Standard output is nobody's: what is said goes to standard error and to Flink.
-                stdout=sys.stderr.fileno(),
-                env={
-                    **os.environ,
-                    _MULTIPROCESS: str(self._metrics_directory),
-                    "WORKER_ID": request.worker_id,
-                    "POOL_WORKER_PARENT": str(os.getpid()),
-                    "POOL_WORKER_SLOT": str(slot),
-                    "POOL_WORKER_PROVISION": request.provision_endpoint.url,
-                    "POOL_WORKER_LOGGING": request.logging_endpoint.url,
-                    "POOL_WORKER_CONTROL": request.control_endpoint.url,
-                },
+            environment = {
+                _MULTIPROCESS: str(self._metrics_directory),
+                "WORKER_ID": request.worker_id,
+                "POOL_WORKER_PROVISION": request.provision_endpoint.url,
+                "POOL_WORKER_LOGGING": request.logging_endpoint.url,
+                "POOL_WORKER_CONTROL": request.control_endpoint.url,
+            }
+            process = _context.Process(
+                target=work, args=(environment, slot), name=f"plumbline-worker-{slot}"
             )
+            process.start()
             self._workers[request.worker_id] = worker = _Worker(slot, process)
         _log.info("worker_started", worker=request.worker_id, slot=slot, pid=process.pid)
         threading.Thread(
@@ -127,19 +130,19 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     def _end(self, worker: _Worker) -> None:
         worker.asked = True
         worker.process.terminate()
-        try:
-            worker.process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
+        if not worker.ended.wait(_STOP_SECONDS):
             worker.process.kill()
-            worker.process.wait()
+            worker.ended.wait()
 
     def _reap(self, worker_id: str, worker: _Worker) -> None:
-        status = worker.process.wait()
+        worker.process.join()
+        status = worker.process.exitcode
         with self._lock:
             # Gauges of a worker that is gone would stand still for ever; its counters stay.
             multiprocess.mark_process_dead(worker.slot, str(self._metrics_directory))  # type: ignore[no-untyped-call]
             if self._workers.get(worker_id) is worker:
                 del self._workers[worker_id]
+        worker.ended.set()
         say = _log.info if worker.asked or status == 0 else _log.warning
         say("worker_ended", worker=worker_id, slot=worker.slot, status=status)
 
@@ -165,6 +168,8 @@ def serve_pool(host: str, port: int, metrics: MetricsSettings) -> Iterator[tuple
     SettingsError
         A port cannot be had.
     """
+    _context.set_forkserver_preload(list(PRELOADED))
+    forkserver.ensure_running()
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="plumbline-pool-")))
         pool = WorkerPool(directory)

@@ -1,31 +1,46 @@
 """A worker process: asks a task manager what to do, and does it until that ends.
 
-    python -m pipelines.flink.worker
-
-The pool starts it. It is what Beam's container image does before it starts its worker, without
-that image: it installs nothing, since the pipeline's code is what is installed here.
+The pool forks it. It is what Beam's container image does before it starts its worker, without that
+image: it installs nothing, since the pipeline's code is what is installed here.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
+import multiprocessing
 import os
 import signal
-import sys
-from collections.abc import MutableMapping
+import threading
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-__all__ = ["main"]
+__all__ = ["PRELOADED", "work"]
+
+PRELOADED = (
+    "torch",
+    "sentence_transformers",
+    "apache_beam.runners.worker.sdk_worker_main",
+    "pipelines.ingest",
+)
+"""What a worker needs and is slow to import; none of them starts a thread when it is imported."""
 
 _PROVISION_SECONDS = 60.0
-_PR_SET_PDEATHSIG = 1
 
 
-def main() -> int:
-    """Runs the worker that the environment describes."""
-    die_with(int(os.environ["POOL_WORKER_PARENT"]))
-    slot = os.environ["POOL_WORKER_SLOT"]
+def work(environment: Mapping[str, str], slot: int) -> None:
+    """Runs one worker in this process, until the task manager that it belongs to hangs up.
+
+    Parameters
+    ----------
+    environment
+        `WORKER_ID` and the endpoints that the pool was given for it.
+    slot
+        The pool's number for it.
+    """
+    die_with_pool()
+    # Standard output is nobody's: what is said goes to standard error and to Flink.
+    os.dup2(2, 1)
+    os.environ.update(environment)
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         # Files by the pool's number for the worker, not by its process: the next worker of that
         # number counts on where this one has stopped, and a job that restarts often leaves no
@@ -40,16 +55,20 @@ def main() -> int:
     from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main([])
-    return 0
 
 
-def die_with(parent: int) -> None:
-    """Ends this process when its parent does: a pool that was killed leaves no worker behind."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        sys.exit(1)
+def die_with_pool() -> None:
+    """Ends this process when the pool does, killed or not: no worker goes on unwatched."""
+    pool = multiprocessing.parent_process()
+    assert pool is not None
+
+    def watch() -> None:
+        pool.join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    # A signal at the parent's death would not do: the process that forks the workers lives on as
+    # long as one of them does.
+    threading.Thread(target=watch, name="plumbline-pool", daemon=True).start()
 
 
 def provision(environment: MutableMapping[str, str]) -> None:
@@ -82,10 +101,3 @@ def provision(environment: MutableMapping[str, str]) -> None:
         if url:
             descriptor = endpoints_pb2.ApiServiceDescriptor(url=url)
             environment[f"{name}_API_SERVICE_DESCRIPTOR"] = text_format.MessageToString(descriptor)
-
-
-if __name__ == "__main__":
-    # What Beam pickles by name must not live in `__main__`.
-    from pipelines.flink.worker import main as run
-
-    sys.exit(run())

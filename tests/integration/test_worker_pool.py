@@ -38,7 +38,10 @@ def run_on(pool: PoolProcess, events: int, folder: Path) -> None:
 
 
 def test_metrics_of_two_workers_add_up(pool: PoolProcess, tmp_path: Path) -> None:
-    """One endpoint: counters of every worker, also of those that ended; gauges of the living."""
+    """One endpoint: counters of every worker, also of those that ended; gauges of the living.
+
+    An orderly end of the pool ends the worker that it has then.
+    """
     run_on(pool, 3, tmp_path)
     run_on(pool, 4, tmp_path)
     wait_until(lambda: not pool.worker_pids(), 30, what="both workers have ended")
@@ -46,6 +49,11 @@ def test_metrics_of_two_workers_add_up(pool: PoolProcess, tmp_path: Path) -> Non
     assert len(list(tmp_path.glob("worker-*"))) == 2
     assert pool.samples("plumbline_consumed_events_total", topic="documents") == [7]
     assert pool.samples("plumbline_consumer_lag_records") == []
+    pid = start_worker(pool)
+    os.kill(pool.process.pid, signal.SIGTERM)
+    wait_until(lambda: not pool.process.running, 20, what="the pool has ended")
+    assert pool.process.returncode == 0, pool.process.log_tail()
+    assert not _runs(pid)
 
 
 def start_worker(pool: PoolProcess) -> int:
@@ -69,15 +77,6 @@ def test_no_worker_outlives_a_pool_that_was_killed(pool: PoolProcess) -> None:
     pid = start_worker(pool)
     pool.kill()
     wait_until(lambda: not _runs(pid), 20, what="the worker has ended")
-
-
-def test_sigterm_ends_workers_and_pool(pool: PoolProcess) -> None:
-    """An orderly end, in time for what runs it."""
-    pid = start_worker(pool)
-    os.kill(pool.process.pid, signal.SIGTERM)
-    wait_until(lambda: not pool.process.running, 20, what="the pool has ended")
-    assert pool.process.returncode == 0, pool.process.log_tail()
-    assert not _runs(pid)
 
 
 def _runs(pid: int) -> bool:

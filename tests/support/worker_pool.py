@@ -11,7 +11,7 @@ from typing import Any, Self
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.jobs import COMMAND, ENVIRONMENT
-from tests.support.processes import ServerProcess
+from tests.support.processes import REPOSITORY, ServerProcess
 
 __all__ = ["PoolProcess"]
 
@@ -50,6 +50,7 @@ class PoolProcess:
             self._log_path,
             environment={
                 **ENVIRONMENT,
+                "PYTHONPATH": str(REPOSITORY),  # for steps of tests
                 "PLUMBLINE_METRICS__HOST": self.host,
                 "PLUMBLINE_LOG_FORMAT": "json",
             },
