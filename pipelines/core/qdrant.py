@@ -37,6 +37,8 @@ MINIMUM_RELEASE = (1, 18)
 
 _TRANSIENT_STATUS = frozenset({408, 425, 429})
 
+_LONGEST_WORDS = 200
+
 
 def translate(error: Exception, where: str) -> PlumblineError:
     """Our error for one of qdrant-client's, of either engine and either protocol.
@@ -105,9 +107,16 @@ def _server_words(error: Any) -> str:
         status = error.structured()["status"]
         words = status["error"] if isinstance(status, dict) else str(status)
     except (ValueError, KeyError, TypeError):
-        words = error.reason_phrase or "no reason given"
+        words = _plain_words(error) or error.reason_phrase or "no reason given"
     # Where the server quotes the request it may quote a document; field names are short.
     return re.sub(r"([\"'`]).{40,}?\1", r"\1…\1", str(words), flags=re.DOTALL)[:300]
+
+
+def _plain_words(error: Any) -> str:
+    """What a server said in plain text, as Qdrant does of keys; not a proxy's page."""
+    content = getattr(error, "content", b"") or b""
+    text = content.decode("utf-8", "replace").strip() if isinstance(content, bytes) else ""
+    return text if text.isprintable() and "<" not in text and len(text) < _LONGEST_WORDS else ""
 
 
 def _from_status(status: int, words: str, where: str, retry_after: str | None) -> PlumblineError:
@@ -118,9 +127,7 @@ def _from_status(status: int, words: str, where: str, retry_after: str | None) -
             seconds = float(retry_after)
         return TransientError(said, retry_after_seconds=seconds)
     if status in (401, 403):
-        return ServiceRefusedError(
-            f"{said}. Check `qdrant.api_key` or `qdrant.api_key_file`, and what the key may do."
-        )
+        return _refused(said, known=status == 403)
     if status == 404:
         return IndexMissingError(said)
     if status == 409 or "already exists" in words:
@@ -128,11 +135,25 @@ def _from_status(status: int, words: str, where: str, retry_after: str | None) -
     return RequestRefusedError(said)
 
 
+def _refused(said: str, *, known: bool) -> ServiceRefusedError:
+    if known:
+        return ServiceRefusedError(
+            f"{said}. The key is known and may not do this: a key that only reads is enough to "
+            "search; jobs, the monitor and rollouts need one that writes and makes collections "
+            "(`qdrant.api_key` or `qdrant.api_key_file`)."
+        )
+    return ServiceRefusedError(
+        f"{said}. Set `qdrant.api_key` (PLUMBLINE_QDRANT__API_KEY) or `qdrant.api_key_file` to a "
+        "key that the server knows."
+    )
+
+
 def _from_grpc(code: str, error: Any, where: str) -> PlumblineError:
     details = error.details() if callable(getattr(error, "details", None)) else ""
     said = f"Qdrant at {where} answered {code}: {str(details)[:300]}"
     if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
-        return ServiceRefusedError(f"{said}. Check `qdrant.api_key` or `qdrant.api_key_file`.")
+        # Over gRPC Qdrant denies a key that it does not know as it denies one that may only read.
+        return _refused(said, known="access is required" in str(details))
     if code == "UNIMPLEMENTED":
         return ServiceRefusedError(f"{said}. Is it a Qdrant server, and of 1.18 or newer?")
     if code == "NOT_FOUND":
