@@ -55,7 +55,8 @@ def grown(counter: str, seconds: float, objectives: Objectives, *, by: str = "in
 
     A series with labels begins with its first event, where a rate sees no growth: what has come
     within the window and was not there for an hour before it counts whole. A hole in the scrapes
-    is none, and neither is a process that begins at zero again.
+    is none, neither is a process that begins at zero again, nor a Prometheus that has just begun
+    to look.
     """
     span = format_duration(objectives.window(seconds))
     return (
@@ -64,6 +65,7 @@ def grown(counter: str, seconds: float, objectives: Objectives, *, by: str = "in
         f"    (\n"
         f"      last_over_time({counter}[{span}])\n"
         f"      unless last_over_time({counter}[1h] offset {span})\n"
+        f"      and on () last_over_time(up[1h] offset {span})\n"
         f"    )\n"
         f"    or increase({counter}[{span}])\n"
         f"  )\n"

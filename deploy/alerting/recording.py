@@ -147,8 +147,12 @@ def _recall(objectives: Objectives) -> Iterator[Recording]:
         alarms = f"clamp_max({alarms} + (({low}) or {alarms} * 0), 1)"
     yield Recording("plumbline:recall_bad:now", alarms)
     for name, seconds in _windows(objectives, "recall"):
+        # Of the whole window: what is not known of it, on a young Prometheus, was good.
         span = window(seconds, objectives)
-        yield Recording(name, f"avg_over_time(plumbline:recall_bad:now{span})")
+        evaluations = objectives.window(seconds) / objectives.scraping.evaluation_interval
+        yield Recording(
+            name, f"clamp_max(sum_over_time(plumbline:recall_bad:now{span}) / {evaluations:g}, 1)"
+        )
     yield _remaining(objectives, "recall", objectives.recall.ratio)
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-__all__ = ["figure", "reason", "version"]
+__all__ = ["figure", "reason"]
 
 
-def figure(metric: str, form: str = "humanize", *, of: str = "index,version", **labels: str) -> str:
+_FORMS = {
+    "number": 'printf "%.3g"',
+    "count": 'printf "%.0f"',
+    "share": "humanizePercentage",
+    "time": "humanizeDuration",
+}
+
+
+def figure(metric: str, form: str = "number", *, of: str = "index,version", **labels: str) -> str:
     """The greatest value of a metric for the alert's index and version, as text.
 
     Parameters
     ----------
     form
-        A function of Prometheus's templates: `humanize`, `humanizePercentage`, …
+        `number`, `count`, `share` or `time`.
     of
         Labels of the alert that select.
     labels
@@ -23,11 +31,8 @@ def figure(metric: str, form: str = "humanize", *, of: str = "index,version", **
     given = " ".join(f"$labels.{name}" for name in names)
     question = f'printf "max({metric}{{{",".join(matchers)}}})" {given}'
     return (
-        f"{{{{ with {question} | query }}}}{{{{ . | first | value | {form} }}}}"
-        "{{ else }}an unknown share{{ end }}"
-        if form == "humanizePercentage"
-        else f"{{{{ with {question} | query }}}}{{{{ . | first | value | {form} }}}}"
-        "{{ else }}unknown{{ end }}"
+        f"{{{{ with {question} | query }}}}{{{{ . | first | value | {_FORMS[form]} }}}}"
+        "{{ else }}not known{{ end }}"
     )
 
 
@@ -39,8 +44,3 @@ def reason(probe: str) -> str:
         f"{{{{ range $n, $one := {question} | query }}}}{{{{ if $n }}}}, {{{{ end }}}}"
         "{{ $one.Labels.reason }}{{ end }}"
     )
-
-
-def version() -> str:
-    """The alert's version."""
-    return "{{ $labels.version }}"

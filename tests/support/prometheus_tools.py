@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.support.processes import servers_dir
 
-__all__ = ["INSTALL_HINT", "check_metrics", "check_queries", "prometheus_available"]
+__all__ = ["INSTALL_HINT", "check_files", "check_metrics", "check_queries", "prometheus_available"]
 
 INSTALL_HINT = "Prometheus is not installed: python deploy/local/install.py prometheus"
 
@@ -38,6 +38,23 @@ def check_metrics(exposition: str) -> list[str]:
     if done.returncode and not lines:
         lines.append(f"promtool ended with {done.returncode}")
     return lines
+
+
+def check_files(folder: Path) -> str:
+    """What promtool says of `prometheus.yml` and the rule files beside it; nothing is good."""
+    rules = sorted(str(path) for path in folder.glob("*.*.yml"))
+    found = []
+    for arguments in (["rules", *rules], ["config", str(folder / "prometheus.yml")]):
+        done = subprocess.run(
+            [str(_promtool()), "check", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        if done.returncode:
+            found.append(done.stdout + done.stderr)
+    return "\n".join(found)
 
 
 def check_queries(

@@ -42,12 +42,12 @@ def _freshness_burns(objectives: Objectives) -> Iterator[Alert]:
             f"{{{{ $labels.index }}}}: the error budget of freshness burns {kind.lower()}",
             "{{ $value | humanizePercentage }} of the events took longer than "
             f"{format_duration(freshness.within_seconds)} to become searchable; "
-            f"{1 - freshness.ratio:.3%} may. The oldest that waits now has waited for "
-            + figure("plumbline:oldest_unprocessed_seconds:live", "humanizeDuration", of="index")
+            f"{100 * (1 - freshness.ratio):.4g}% may. The oldest that waits now has waited for "
+            + figure("plumbline:oldest_unprocessed_seconds:live", "time", of="index")
             + ", and of the budget of 30 days "
             + figure(
                 "plumbline:freshness_error_budget_remaining:ratio_30d",
-                "humanizePercentage",
+                "share",
                 of="index",
             )
             + " is left.",
@@ -61,14 +61,14 @@ def _burning(objectives: Objectives, burn: Burn) -> str:
     bound = f"{burn.rate * (1 - freshness.ratio):.6g}"
     long, short = (burn_name("freshness", part) for part in (burn.long, burn.short))
     span = window(burn.long, objectives)
-    seconds = f"{objectives.window(burn.long):g}"
+    interval = objectives.scraping.evaluation_interval
     return (
         f"(\n"
         f"  {long} > {bound}\n"
         f"  and on (index) {short} > {bound}\n"
         # Of three events one is a third.
         f"  and on (index)\n"
-        f"  avg_over_time(plumbline:late_events:rate5m{span}) * {seconds}"
+        f"  sum_over_time(plumbline:late_events:rate5m{span}) * {interval:g}"
         f" >= {freshness.minimum_events}\n"
         # By the stamp of an event; the monitor knows how long it has really waited. A replay or an
         # import of old events is late by its stamps alone.
@@ -90,9 +90,9 @@ def _silent(objectives: Objectives) -> Alert:
         f"or\n"
         f"sum by (index) (increase({retries}{span})) > {objective.retries}",
         "{{ $labels.index }}: Kafka does not answer the ingest job",
-        "A broker has said nothing to the job for "
-        + figure("plumbline_kafka_silence_seconds", "humanizeDuration", of="index")
-        + ", or requests to it are repeated again and again. Events wait in the topic, nothing is "
+        "The job waits for a broker that has said nothing for "
+        + figure("plumbline_kafka_silence_seconds", "time", of="index")
+        + ", or repeats its requests to it again and again. Events wait in the topic, nothing is "
         "lost; after `kafka.outage_timeout_seconds` the job ends and has to be started again.",
         "ingest",
         "plumbline-ingest",
@@ -136,13 +136,14 @@ def _stalled(objectives: Objectives) -> Alert:
         f"  unless on (index) sum by (index) (\n  {consumed}\n  ) > 0\n"
         f")",
         "{{ $labels.index }}: events wait and nothing is committed",
-        figure("plumbline_freshness_stalled_partitions", of="index")
-        + " partitions hold events that are older than the objective, and their committed offset "
-        "stands still; the oldest has waited for "
-        + figure("plumbline:oldest_unprocessed_seconds:live", "humanizeDuration", of="index")
-        + ", and "
-        + figure("plumbline_freshness_lag_records", of="index")
-        + " records wait. Look at the job's log.",
+        "Partitions whose committed offset stands still while events in them are older than the "
+        "objective: "
+        + figure("plumbline_freshness_stalled_partitions", "count", of="index")
+        + ". The oldest event has waited for: "
+        + figure("plumbline:oldest_unprocessed_seconds:live", "time", of="index")
+        + ". Records that wait: "
+        + figure("plumbline_freshness_lag_records", "count", of="index")
+        + ". Look at the job's log.",
         "ingest",
         "plumbline-ingest",
     )
@@ -161,8 +162,8 @@ def _dead_letters(objectives: Objectives) -> Alert:
         "{{ $labels.index }}: many events cannot be applied",
         "{{ $value | humanizePercentage }} of the events of the last "
         f"{format_duration(objective.window)} became dead letters; "
-        f"{objective.ratio:.3%} is tolerated. `plumbline dead-letters list --count` names the "
-        "reasons; what was refused is kept, and can be replayed once it is mended.",
+        f"{100 * objective.ratio:.4g}% is tolerated. `plumbline dead-letters list --count` names "
+        "the reasons; what was refused is kept, and can be replayed once it is mended.",
         "ingest",
         "plumbline-ingest",
     )
@@ -181,8 +182,8 @@ def _lost(objectives: Objectives) -> Alert:
         # The monitor sees it where the job, as `kafka.on_data_loss: stop` says, has ended.
         f"max by (index) (\n  {live(expired)}\n) > 0\nor\n{counted}",
         "{{ $labels.index }}: the topic dropped events before they were read",
-        "{{ $value | humanize }} records left the topic by its retention before they were read: "
-        "they are in no version. Publish these documents again, or build the version anew.",
+        'About {{ $value | printf "%.0f" }} records left the topic by its retention before they '
+        "were read: they are in no version. Publish these documents again, or build the version anew.",
         "ingest",
         "plumbline-ingest",
     )
@@ -208,8 +209,8 @@ def _commits(objectives: Objectives) -> Alert:
         "PlumblineCommitFailing",
         _recent(objectives, "plumbline_commit_failures_total", objective),
         "{{ $labels.index }}: offsets cannot be committed",
-        "{{ $value | humanize }} commits failed within "
-        f"{format_duration(objective.window)}. What is written stays right; after a restart it is "
+        f"Commits that failed within {format_duration(objective.window)}: "
+        '{{ $value | printf "%.0f" }}. What is written stays right; after a restart it is '
         "read and recognised once more. The job's log has the broker's answer.",
         "ingest",
         "plumbline-ingest",

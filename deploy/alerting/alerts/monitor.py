@@ -54,8 +54,8 @@ def _no_leader() -> Alert:
         "PlumblineMonitorNoLeader",
         "max by (index) (plumbline_monitor_leader) == 0",
         "{{ $labels.index }}: no monitor leads",
-        "Every replica of the monitor stands by or waits: "
-        f"{_BLIND[0].lower()}{_BLIND[1:]}. `/readyz` of each says what it waits for: the lease of "
+        "Every replica of the monitor stands by or waits: until one leads, no canary, no recall "
+        "and no drift is looked at. `/readyz` of each says what it waits for: the lease of "
         "one that was killed (`monitor.lease_seconds`), the store, or Qdrant.",
         "monitor",
         "plumbline-overview",
@@ -112,7 +112,7 @@ def _probe_silent(objectives: Objectives) -> Alert:
         "{{ $labels.index }}: the probe {{ $labels.probe }} does not run",
         "The last run of {{ $labels.probe }} on {{ $labels.version }} was "
         "{{ $value | humanizeDuration }} ago, and its interval is "
-        + figure("plumbline_probe_interval_seconds", "humanizeDuration", of="index,probe")
+        + figure("plumbline_probe_interval_seconds", "time", of="index,probe")
         + ". Its figures are as old. The scheduler hangs, or the process is starved.",
         "monitor",
         "plumbline-overview",

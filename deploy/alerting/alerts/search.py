@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from deploy.alerting.objectives import Burn, Objectives
-from deploy.alerting.promql import current, live
+from deploy.alerting.promql import current, live, window
 from deploy.alerting.recording import burn_name
 from deploy.alerting.rule import Alert
 from deploy.alerting.words import figure, reason
@@ -36,14 +36,25 @@ def _canary(objectives: Objectives) -> Iterator[Alert]:
     refusing = current(
         'plumbline_canary_workers{state="refusal"}', "version", objectives=objectives
     )
+    hold = window(objectives.monitor_hold, objectives)
     words = "The fixed texts no longer get the vectors that are stored with {{ $labels.version }}"
     yield Alert(
         "PlumblineCanaryMismatch",
-        f"({_alarm('canary')})\nand on (index, version) {refusing} > 0",
+        f"({_alarm('canary')} and on (index, version) {refusing} > 0)\n"
+        f"or\n"
+        # Somebody starts the job again: the alert stays until it is there, so that its absence is
+        # not told in between.
+        f"(\n"
+        f'  plumbline:probe_alarm:live{{probe="canary"}}\n'
+        f"  and on (index, version) max by (index, version) (\n"
+        f'    max_over_time(plumbline_canary_workers{{state="refusal"}}{hold})\n'
+        f"  ) > 0\n"
+        f'  unless on (index) up{{job="{objectives.scraping.jobs.ingest}"}} == 1\n'
+        f")",
         "{{ $labels.index }}: a worker's encoder gives other vectors",
-        f"{words}: "
-        + figure("plumbline_canary_workers", state="refusal")
-        + " workers refuse to write, the greatest distance that one reports is "
+        f"{words}. Workers that refuse to write: "
+        + figure("plumbline_canary_workers", "count", state="refusal")
+        + "; the greatest distance that one reports is "
         + figure("plumbline_canary_worker_distance")
         + f" (allowed is 0.001). Reason: {reason('canary')}. A worker that refuses ends its job: "
         "look at that host's model files, libraries, dtype and device before you start it again.",
@@ -71,7 +82,7 @@ def _fidelity() -> Alert:
         "PlumblineFidelityBroken",
         _alarm("fidelity"),
         "{{ $labels.index }}: stored vectors are not those of their texts",
-        figure("plumbline_fidelity_mismatch_ratio", "humanizePercentage")
+        figure("plumbline_fidelity_mismatch_ratio", "share")
         + " of the sampled documents of {{ $labels.version }} have vectors that the contract does "
         "not give for their text, up to "
         + figure("plumbline_fidelity_distance", percentile="100")
@@ -89,11 +100,11 @@ def _integrity() -> Alert:
         "{{ $labels.index }}: the version is not what it claims to be",
         f"Integrity of {{{{ $labels.version }}}}: {reason('integrity')}. Documents lost without a "
         "deletion: "
-        + figure("plumbline_integrity_lost_documents")
+        + figure("plumbline_integrity_lost_documents", "count")
         + ", points of another contract: "
-        + figure("plumbline_integrity_foreign_points")
+        + figure("plumbline_integrity_foreign_points", "count")
         + ", chunks without a vector: "
-        + figure("plumbline_integrity_vectorless_points")
+        + figure("plumbline_integrity_vectorless_points", "count")
         + ".",
         "search",
         "plumbline-quality",
@@ -122,10 +133,10 @@ def _ann() -> Alert:
         _alarm("ann"),
         "{{ $labels.index }}: the approximate search misses its objective",
         "At most "
-        + figure("plumbline_ann_recall_upper_bound_ratio", "humanizePercentage")
+        + figure("plumbline_ann_recall_upper_bound_ratio", "share")
         + " of what exact search finds on {{ $labels.version }} is found, with 99 % confidence; "
         "the objective is "
-        + figure("plumbline_ann_recall_objective_ratio", "humanizePercentage")
+        + figure("plumbline_ann_recall_objective_ratio", "share")
         + ". Raise `ef`, or build the graph with a larger `m` and `ef_construct`.",
         "search",
         "plumbline-quality",
@@ -149,10 +160,10 @@ def _recall_burns(objectives: Objectives) -> Iterator[Alert]:
             _burning("recall", burns, ratio),
             f"{{{{ $labels.index }}}}: the error budget of recall burns {kind.lower()}",
             "Search was below its recall for {{ $value | humanizePercentage }} of the window; "
-            f"over 30 days it may be for {1 - ratio:.3%}. Of that budget "
+            f"over 30 days it may be for {100 * (1 - ratio):.4g}%. Of that budget "
             + figure(
                 "plumbline:recall_error_budget_remaining:ratio_30d",
-                "humanizePercentage",
+                "share",
                 of="index",
             )
             + " is left. The golden and the ann probe say what is lost.",
@@ -205,7 +216,7 @@ def _drift(objectives: Objectives) -> Iterator[Alert]:
         "The effect is "
         + figure("plumbline_drift_effect_spreads", kind="documents")
         + " spreads of the known-good windows, the evidence "
-        + figure("plumbline_drift_e_value", kind="documents")
+        + figure("plumbline_drift_e_value", "count", kind="documents")
         + ". `plumbline monitor history --probe drift` names documents and clusters.",
         "search",
         "plumbline-quality",
@@ -217,7 +228,7 @@ def _drift(objectives: Objectives) -> Iterator[Alert]:
         "Recorded queries of {{ $labels.version }} are unlike the reference. The effect is "
         + figure("plumbline_drift_effect_spreads", kind="queries")
         + " spreads of the known-good windows, the evidence "
-        + figure("plumbline_drift_e_value", kind="queries")
+        + figure("plumbline_drift_e_value", "count", kind="queries")
         + ". The golden set may no longer ask what users ask.",
         "search",
         "plumbline-quality",
