@@ -183,7 +183,8 @@ def _lost(objectives: Objectives) -> Alert:
         f"max by (index) (\n  {live(expired)}\n) > 0\nor\n{counted}",
         "{{ $labels.index }}: the topic dropped events before they were read",
         'About {{ $value | printf "%.0f" }} records left the topic by its retention before they '
-        "were read: they are in no version. Publish these documents again, or build the version anew.",
+        "were read: they are in no version. Publish these documents again, or build the version "
+        "anew.",
         "ingest",
         "plumbline-ingest",
     )
