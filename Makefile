@@ -58,8 +58,8 @@ sbom: $(STAMP) ## Write the bill of materials (CycloneDX) to build/plumbline.cdx
 test: $(STAMP) ## Unit and integration tests: nothing else has to run
 	$(BIN)/pytest tests/unit tests/integration
 
-test-system: servers ## System tests on Apache Kafka and Flink, with processes that are killed
-	$(BIN)/pytest tests/system
+test-system: servers ## System tests on Apache Kafka and Flink, with processes that are killed; alert rules
+	$(BIN)/pytest tests/rules tests/system
 
 chaos: servers ## Harm everything at random while a rollout is built: make chaos SEED=7 KILLS=40
 	PLUMBLINE_TEST_SEED=$(or $(SEED),1) PLUMBLINE_TEST_KILLS=$(or $(KILLS),40) $(BIN)/pytest tests/system/test_chaos.py
