@@ -462,7 +462,7 @@ def run_backfill(
     teller = _Teller(run.progress, tell)
     try:
         if ranges:
-            _run_pipeline(spec, ranges, runner, pipeline_options)
+            _run_pipeline(spec, ranges, runner, pipeline_options, run.stop)
     finally:
         teller.close()
         run.freshness.close()
@@ -499,6 +499,8 @@ def fill_version(
     *,
     stop: threading.Event | None = None,
     tell: Tell | None = None,
+    runner: Any = None,
+    pipeline_options: Sequence[str] = (),
 ) -> BackfillReport:
     """Fills a version of the settings' index from another one, outside a rollout.
 
@@ -508,7 +510,7 @@ def fill_version(
     ----------
     to, source
         Names of the versions; by default the source is the live one.
-    stop, tell
+    stop, tell, runner, pipeline_options
         See `run_backfill`.
 
     Raises
@@ -551,13 +553,19 @@ def fill_version(
             backfill_id=f"{origin.incarnation}-{target.incarnation}",
             stop=stop,
             tell=tell,
+            runner=runner,
+            pipeline_options=pipeline_options,
         )
     finally:
         lease.release()
 
 
 def _run_pipeline(
-    spec: BackfillSpec, ranges: Sequence[Any], runner: Any, options: Sequence[str]
+    spec: BackfillSpec,
+    ranges: Sequence[Any],
+    runner: Any,
+    options: Sequence[str],
+    stop: threading.Event,
 ) -> None:
     pipeline = beam.Pipeline(
         runner=FnApiRunner() if runner is None else runner,
@@ -565,10 +573,15 @@ def _run_pipeline(
     )
     backfill_pipeline(pipeline, spec, ranges)
     try:
-        pipeline.run().wait_until_finish()
+        running = pipeline.run()
+        if runner is not None:
+            _cancel_when(stop, running)
+        running.wait_until_finish()
     except PlumblineError as error:
         raise FAILURES.first or error from None
     except Exception as error:
+        if runner is not None and stop.is_set():
+            return
         # Runners hand on what a step raised as text; the error itself was recorded on its way.
         if FAILURES.first is not None:
             raise FAILURES.first from None
@@ -579,6 +592,16 @@ def _run_pipeline(
         ) from error
     if FAILURES.first is not None:
         raise FAILURES.first
+
+
+def _cancel_when(stop: threading.Event, running: Any) -> None:
+    """Workers elsewhere do not see the stop of this process: the whole job ends instead."""
+
+    def watch() -> None:
+        stop.wait()
+        running.cancel()
+
+    threading.Thread(target=watch, name="plumbline-stop-backfill", daemon=True).start()
 
 
 def _plan(qdrant: Qdrant, settings: Settings, source: Version, target: Version) -> BackfillPlan:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.flags import Config, IndexName, Json, QdrantPath, QdrantUrl, settings_from
+from pipelines.cli.ingest import BeamOption, JobEndpoint, Parallelism, Runner
 from pipelines.cli.output import print_json, print_table, say, warn
 
 __all__ = ["register"]
@@ -30,6 +31,10 @@ def backfill(
         ),
     ] = None,
     json: Json = False,
+    runner: Annotated[Runner, typer.Option("--runner", help="Where it runs.")] = Runner.IN_PROCESS,
+    job_endpoint: JobEndpoint = None,
+    parallelism: Parallelism = None,
+    beam_option: BeamOption = None,
     config: Config = None,
     index: IndexName = None,
     qdrant_url: QdrantUrl = None,
@@ -47,14 +52,28 @@ def backfill(
         index=index,
         qdrant_url=qdrant_url,
         qdrant_path=qdrant_path,
+        more={"flink": {"job_endpoint": job_endpoint, "parallelism": parallelism}},
         log_level="info",
     )
+    options = beam_option or []
+    if runner is Runner.FLINK:
+        from pipelines.flink.options import backfill_options
+
+        options = backfill_options(settings, to, more=options)
     from pipelines.backfill import fill_version
     from pipelines.cli.rollout_output import build_progress
     from pipelines.cli.signals import stopping
 
     with stopping() as stop, build_progress() as progress:
-        report = fill_version(settings, to, source, stop=stop, tell=progress)
+        report = fill_version(
+            settings,
+            to,
+            source,
+            stop=stop,
+            tell=progress,
+            runner="PortableRunner" if runner is Runner.FLINK else None,
+            pipeline_options=options,
+        )
     found = report.to_json()
     if json:
         print_json(found)

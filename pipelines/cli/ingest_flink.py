@@ -140,6 +140,10 @@ def resume(
             help="Start at the committed offsets, whatever savepoint there is. Nothing is lost.",
         ),
     ] = False,
+    standby: Annotated[
+        bool,
+        typer.Option("--standby", help="Wait while workers of the last run still hold the lease."),
+    ] = False,
     parallelism: Annotated[
         int | None,
         typer.Option(
@@ -184,6 +188,7 @@ def resume(
         version=version,
         savepoint=savepoint,
         recorded=savepoint is None and not from_offsets,
+        standby=standby,
         more_options=beam_option or [],
         as_json=json,
     )

@@ -32,6 +32,12 @@ class Failures:
                 self._first = error
             self._fenced = self._fenced or isinstance(error, LeaseHeldError)
 
+    def fence(self, error: PlumblineError) -> None:
+        """Keeps what a lease was lost to: from here on nothing is read or committed."""
+        self.record(error)
+        with self._lock:
+            self._fenced = True
+
     @property
     def first(self) -> PlumblineError | None:
         """The first error, or `None`."""
@@ -40,12 +46,12 @@ class Failures:
 
     @property
     def fenced(self) -> bool:
-        """Whether another job has taken over."""
+        """Whether another job has taken over, or may have."""
         with self._lock:
             return self._fenced
 
     def raise_if_fenced(self) -> None:
-        """Raises the first error, once another job has taken over."""
+        """Raises the first error, once the lease is lost."""
         if self.fenced:
             assert self.first is not None
             raise self.first

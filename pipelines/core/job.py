@@ -81,7 +81,7 @@ class Job:
         if spec.run is not None:
             # Kept until the process ends: Flink has a worker killed when its job has ended. A loss
             # goes to FAILURES, where the reader finds it and what would commit refuses.
-            self._lease = shared_lease(self.qdrant, spec, on_lost=FAILURES.record)
+            self._lease = shared_lease(self.qdrant, spec, on_lost=FAILURES.fence)
             self._lease.acquire()
         self.version: Version = open_version(self.qdrant, spec.version)
         self.encoder: Encoder = load_encoder(settings.contract, settings.runtime)

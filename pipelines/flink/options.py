@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipelines.core.errors import SettingsError
 from pipelines.core.settings import Settings
 
-__all__ = ["beam_options", "job_name"]
+__all__ = ["backfill_options", "beam_options", "job_name"]
 
 _BUNDLE_MILLISECONDS = 500
 _POOL = "localhost:50000"
@@ -38,18 +38,9 @@ def beam_options(
         The settings do not go together.
     """
     flink = settings.flink
-    if flink.job_endpoint is None:
-        raise SettingsError(
-            "--runner flink needs Beam's job server: flink.job_endpoint or --job-endpoint, such "
-            "as localhost:8099"
-        )
     options: dict[str, object] = {
-        "job_endpoint": flink.job_endpoint,
-        "job_name": job_name(version),
-        "environment_type": flink.environment,
-        "parallelism": flink.parallelism,
+        **_common(settings, job_name(version)),
         "max_parallelism": flink.max_parallelism,
-        "sdk_worker_parallelism": flink.workers,
         "checkpointing_interval": round(flink.checkpoint_interval_seconds * 1000),
         "checkpoint_timeout_millis": round(flink.checkpoint_timeout_seconds * 1000),
         # Flink ends a bundle of a source that never ends only when it is told to. What it counts
@@ -62,21 +53,47 @@ def beam_options(
         "operator_chaining": True,
         "max_bundle_time_mills": _BUNDLE_MILLISECONDS,
     }
-    config = flink.environment_config or (_POOL if flink.environment == "EXTERNAL" else None)
-    if config is not None:
-        options["environment_config"] = config
     if flink.retain_checkpoints:
         options["externalized_checkpoints_enabled"] = True
         options["retain_externalized_checkpoints_on_cancellation"] = True
     if flink.state_backend is not None:
         options["state_backend"] = flink.state_backend
         options["state_backend_storage_path"] = flink.state_path
+    if savepoint is not None:
+        options["savepoint_path"] = savepoint
+    return _flags(options, more)
+
+
+def backfill_options(settings: Settings, version: str, *, more: Sequence[str] = ()) -> list[str]:
+    """The same for the batch job that fills a version: it ends, and takes no checkpoints."""
+    return _flags(_common(settings, f"plumbline-backfill-{version}"), more)
+
+
+def _common(settings: Settings, name: str) -> dict[str, object]:
+    flink = settings.flink
+    if flink.job_endpoint is None:
+        raise SettingsError(
+            "--runner flink needs Beam's job server: flink.job_endpoint or --job-endpoint, such "
+            "as localhost:8099"
+        )
+    options: dict[str, object] = {
+        "job_endpoint": flink.job_endpoint,
+        "job_name": name,
+        "environment_type": flink.environment,
+        "parallelism": flink.parallelism,
+        "sdk_worker_parallelism": flink.workers,
+    }
+    config = flink.environment_config or (_POOL if flink.environment == "EXTERNAL" else None)
+    if config is not None:
+        options["environment_config"] = config
     if flink.restart_attempts is not None:
         options["number_of_execution_retries"] = flink.restart_attempts
         if flink.restart_delay_seconds is not None:
             options["execution_retry_delay"] = round(flink.restart_delay_seconds * 1000)
-    if savepoint is not None:
-        options["savepoint_path"] = savepoint
+    return options
+
+
+def _flags(options: Mapping[str, object], more: Sequence[str]) -> list[str]:
     given = {option.partition("=")[0].removeprefix("--") for option in more}
     ours = [
         f"--{name}" if value is True else f"--{name}={value}"

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ _context = multiprocessing.get_context("forkserver")
 
 @dataclass
 class _Worker:
+    worker_id: str
     slot: int
     process: BaseProcess
     ended: threading.Event = field(default_factory=threading.Event)
@@ -64,7 +66,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     def __init__(self, metrics_directory: Path) -> None:
         self._metrics_directory = metrics_directory
         self._lock = threading.Lock()
-        self._workers: dict[str, _Worker] = {}
+        self._workers: list[_Worker] = []
         self._closed = False
 
     @property
@@ -83,18 +85,28 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         return beam_fn_api_pb2.StartWorkerResponse()
 
     def StopWorker(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802 - Beam's names
-        """Ends a worker, and waits until it has."""
+        """Ends a worker, and waits until it has.
+
+        Jobs number their workers from 1 each. Where two jobs' workers have one id, the one that is
+        meant is left by its task manager before this request, and ends by itself.
+        """
         with self._lock:
-            worker = self._workers.get(request.worker_id)
-        if worker is not None:
-            self._end(worker)
+            meant = [one for one in self._workers if one.worker_id == request.worker_id]
+        if len(meant) == 1:
+            self._end(meant[0])
+        elif meant:
+            deadline = time.monotonic() + _STOP_SECONDS
+            while not any(one.ended.wait(0.1) for one in meant):
+                if time.monotonic() > deadline:
+                    _log.warning("worker_not_told_apart", worker=request.worker_id)
+                    break
         return beam_fn_api_pb2.StopWorkerResponse()
 
     def close(self) -> None:
         """Ends all workers and starts none any more."""
         with self._lock:
             self._closed = True
-            workers = list(self._workers.values())
+            workers = list(self._workers)
         for worker in workers:
             worker.asked = True
             worker.process.terminate()
@@ -105,7 +117,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         with self._lock:
             if self._closed:
                 raise RuntimeError("the pool is stopping")
-            used = {worker.slot for worker in self._workers.values()}
+            used = {worker.slot for worker in self._workers}
             slot = next(number for number in range(1, len(used) + 2) if number not in used)
             environment = {
                 _MULTIPROCESS: str(self._metrics_directory),
@@ -118,11 +130,12 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
                 target=work, args=(environment, slot), name=f"plumbline-worker-{slot}"
             )
             process.start()
-            self._workers[request.worker_id] = worker = _Worker(slot, process)
+            worker = _Worker(request.worker_id, slot, process)
+            self._workers.append(worker)
         _log.info("worker_started", worker=request.worker_id, slot=slot, pid=process.pid)
         threading.Thread(
             target=self._reap,
-            args=(request.worker_id, worker),
+            args=(worker,),
             name=f"plumbline-worker-{slot}",
             daemon=True,
         ).start()
@@ -134,17 +147,22 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             worker.process.kill()
             worker.ended.wait()
 
-    def _reap(self, worker_id: str, worker: _Worker) -> None:
+    def _reap(self, worker: _Worker) -> None:
         worker.process.join()
         status = worker.process.exitcode
         with self._lock:
             # Gauges of a worker that is gone would stand still for ever; its counters stay.
             multiprocess.mark_process_dead(worker.slot, str(self._metrics_directory))  # type: ignore[no-untyped-call]
-            if self._workers.get(worker_id) is worker:
-                del self._workers[worker_id]
+            self._workers = [one for one in self._workers if one is not worker]
         worker.ended.set()
         say = _log.info if worker.asked or status == 0 else _log.warning
-        say("worker_ended", worker=worker_id, slot=worker.slot, status=status)
+        say(
+            "worker_ended",
+            worker=worker.worker_id,
+            pid=worker.process.pid,
+            slot=worker.slot,
+            status=status,
+        )
 
 
 @contextlib.contextmanager

@@ -82,8 +82,8 @@ class PoolProcess:
 
     def worker_pids(self) -> list[int]:
         """Workers that it has started and that run."""
-        ended = {entry["worker"] for entry in self.events("worker_ended")}
-        pids = [e["pid"] for e in self.events("worker_started") if e["worker"] not in ended]
+        ended = {entry["pid"] for entry in self.events("worker_ended")}
+        pids = [e["pid"] for e in self.events("worker_started") if e["pid"] not in ended]
         return [pid for pid in pids if _runs(pid)]
 
     def samples(self, name: str, **labels: str) -> list[float]:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from pipelines.core.encoder import load_encoder
+from pipelines.core.settings import Settings
+from pipelines.core.versions import create_version
 from tests.support.flink_server import FlinkJobServer
+from tests.support.forked import ForkedProcess
 from tests.support.fusion import SINKS, STEPS
+from tests.support.jobs import ENVIRONMENT
 from tests.support.processes import wait_until
-from tests.support.scenario import Scenario
+from tests.support.replay import compare, replay
+from tests.support.scenario import Scenario, merged
 from tests.support.stream import Stream
 
 SEED = 20_260_319
@@ -88,3 +95,31 @@ def test_a_fusion_break_shows_on_flink(
     with it.job(*arguments(jobs), mutation="reshuffle"):
         names = wait_until(lambda: tasks(jobs), 90, what="Flink has scheduled the job")
     assert break_problems(names), names
+
+
+@pytest.mark.timeout(400)
+def test_a_version_is_filled_on_flink(
+    scenario: Callable[..., Scenario], jobs: FlinkJobServer, tmp_path: Path
+) -> None:
+    """The batch job gives on Flink what a replay under the target's contract gives."""
+    it = scenario(partitions=2, settings={"rollout": {"range_documents": 20}})
+    it.topic.produce(Stream(SEED, 100, sentences=3).take(300))
+    with it.job("--until-caught-up") as job:
+        job.done(120)
+    settings = Settings(**merged(it.values, {"contract": {"chunk": {"size": 24}}}))
+    encoder = load_encoder(settings.contract, settings.runtime)
+    target = create_version(it.qdrant, settings, encoder, make_live=False)
+    command = ForkedProcess(
+        [
+            *("backfill", "--config", str(it.config), "--to", target.name, "--json"),
+            *("--runner", "flink", "--job-endpoint", jobs.endpoint, "--parallelism", "2"),
+        ],
+        tmp_path / "backfill.log",
+        environment=ENVIRONMENT,
+        mutation="none",
+    )
+    wait_until(lambda: not command.running, 200, what="the backfill has ended")
+    assert command.returncode == 0, command.log_tail()
+    wanted = replay(it.topic.records, settings, hostile=it.topic.hostile.keys())
+    problems = compare(it.qdrant, target, wanted, encoder)
+    assert not problems, problems[:10]

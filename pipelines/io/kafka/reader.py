@@ -90,8 +90,8 @@ class KafkaReader(UnboundedReader):
         ------
         CommitError
             Offsets of an earlier bundle could not be committed.
-        LeaseHeldError
-            Another job has taken over.
+        PlumblineError
+            The lease is lost: another job has taken over, or may have.
         SystemicError
             See `Cursor.fetch`.
         """
