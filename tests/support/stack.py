@@ -63,7 +63,7 @@ class Stack:
         }
         self.config = folder / "mine.yaml"
 
-    def run(self, do: str, *arguments: str, timeout_seconds: float = 400.0) -> Any:
+    def run(self, do: str, *arguments: str, timeout_seconds: float = 800.0) -> Any:
         """One command of the stack; gives the finished process."""
         return subprocess.run(
             [

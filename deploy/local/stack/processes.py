@@ -89,10 +89,10 @@ def wait_ready(
     """
     started = time.monotonic()
     while not answers(record.health):
-        status = None if process is None else process.poll()
-        if status is not None or not records.runs(record):
+        if not records.runs(record):
             records.remove(record.name)
-            how = "ended" if status is None else f"ended with status {status}"
+            # Ended, and perhaps not yet asked for its status: that is there at once.
+            how = "ended" if process is None else f"ended with status {process.wait()}"
             raise NotReadyError(
                 f"{record.name} {how}. The end of {record.log}:\n{log_tail(record)}"
             )
