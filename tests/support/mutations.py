@@ -8,6 +8,7 @@ switch for any.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -107,6 +108,24 @@ def _commit_at_poll() -> None:
     Cursor.fetch = committing  # type: ignore[method-assign]
 
 
+def _pooling_on_signal() -> None:
+    """From SIGUSR1 on, every encoder of the process takes the first token for the whole text."""
+    from dataclasses import replace
+
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    from pipelines.core import job
+
+    def change(*_: object) -> None:
+        for one in job._jobs.values():
+            encoder: Any = one.encoder
+            loaded = encoder._loaded
+            modules = [loaded.modules[0], Pooling(loaded.dimension, "cls")]
+            encoder._loaded = replace(loaded, modules=modules)
+
+    signal.signal(signal.SIGUSR1, change)
+
+
 MUTATIONS: dict[str, Callable[[], None]] = {
     "none": _none,
     "reshuffle": _reshuffle,
@@ -114,6 +133,7 @@ MUTATIONS: dict[str, Callable[[], None]] = {
     "commit-before-write": _commit_before_write,
     "no-clean-up": _no_clean_up,
     "commit-at-poll": _commit_at_poll,
+    "pooling-on-signal": _pooling_on_signal,
 }
 
 
