@@ -8,6 +8,10 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM ?= true
 
+# Much of a test is waiting, so two run side by side; those that measure time run by themselves.
+PROCESSES ?= 2
+BESIDE = -m "not alone" --numprocesses $(PROCESSES) --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help install servers demo up down status send check audit sbom test test-system chaos bench acceptance generate lock clean
 
@@ -56,10 +60,12 @@ sbom: $(STAMP) ## Write the bill of materials (CycloneDX) to build/plumbline.cdx
 	$(BIN)/python -m deploy.sbom build/plumbline.cdx.json
 
 test: $(STAMP) ## Unit and integration tests: nothing else has to run
-	$(BIN)/pytest tests/unit tests/integration
+	$(BIN)/pytest tests/unit tests/integration $(BESIDE)
+	$(BIN)/pytest tests/unit tests/integration -m alone
 
 test-system: servers ## System tests on Apache Kafka and Flink, with processes that are killed; alert rules
-	$(BIN)/pytest tests/rules tests/system
+	$(BIN)/pytest tests/rules tests/system $(BESIDE)
+	$(BIN)/pytest tests/system -m alone
 
 chaos: servers ## Harm everything at random while a rollout is built: make chaos SEED=7 KILLS=40
 	PLUMBLINE_TEST_SEED=$(or $(SEED),1) PLUMBLINE_TEST_KILLS=$(or $(KILLS),40) $(BIN)/pytest tests/system/test_chaos.py
@@ -68,7 +74,7 @@ bench: $(STAMP) ## Measure throughput, redelivery and memory; ratios within one 
 	$(BIN)/python -m tests.benchmarks
 
 acceptance: servers ## The long runs, of which CI does a short seed
-	PLUMBLINE_TEST_ACCEPTANCE=1 $(BIN)/pytest tests/system -m acceptance
+	PLUMBLINE_TEST_ACCEPTANCE=1 $(BIN)/pytest tests -m acceptance
 
 generate: $(STAMP) ## Write what is generated: the table of all metrics, rules, alerts, dashboards
 	$(BIN)/python -m monitors.document > docs/metrics.md

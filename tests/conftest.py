@@ -17,6 +17,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "acceptance: runs a short seed by default and a long one with PLUMBLINE_TEST_ACCEPTANCE=1",
     )
+    config.addinivalue_line(
+        "markers", "alone: measures time, so that no other test may run beside it"
+    )
 
 
 def require(available: bool, hint: str) -> None:

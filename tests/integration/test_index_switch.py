@@ -87,6 +87,7 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
         yield made
 
 
+@pytest.mark.alone
 def test_fifty_switches_under_concurrent_searches(pair: Pair) -> None:
     """No error, no query for one version at the other, p99 at most 1.5 times that without."""
     index = pair.index(alias_seconds=0.02)
@@ -144,6 +145,7 @@ def test_fifty_switches_under_concurrent_searches(pair: Pair) -> None:
     assert p99["switching"] <= 1.5 * p99["quiet"]
 
 
+@pytest.mark.alone
 def test_no_search_waits_for_a_load(pair: Pair) -> None:
     """An encoder that takes three seconds to load slows none; then it is the one that answers."""
     release = threading.Event()
@@ -286,6 +288,7 @@ def test_a_vector_is_never_sent_to_another_contract(pair: Pair) -> None:
         index.search_vector(vector, fingerprint=first.fingerprint, version=second.name)
 
 
+@pytest.mark.alone
 def test_the_price_of_following_is_a_look_at_the_clock(pair: Pair) -> None:
     """Between two looks at the alias a search asks Qdrant nothing more."""
     index = pair.index(alias_seconds=3600)
@@ -338,6 +341,7 @@ def _named(name: str) -> Any:
     return Named()
 
 
+@pytest.mark.alone
 def test_processes_follow_fifty_switches(tmp_path: Path) -> None:
     """Several processes on a server: no error, no mix, p99 at most 1.5 times that without."""
     one, two = two_encoders().values()

@@ -197,6 +197,7 @@ def test_topics_by_pattern(kafka_server):
     ]
 
 
+@pytest.mark.alone
 def test_large_batches_and_many_partitions_are_read_within_the_time(group):
     it = group(partitions=12)
     for partition in range(12):
