@@ -60,11 +60,11 @@ sbom: $(STAMP) ## Write the bill of materials (CycloneDX) to build/plumbline.cdx
 	$(BIN)/python -m deploy.sbom build/plumbline.cdx.json
 
 test: $(STAMP) ## Unit and integration tests: nothing else has to run
-	$(BIN)/pytest tests/unit tests/integration $(BESIDE)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit tests/integration $(BESIDE)
 	$(BIN)/pytest tests/unit tests/integration -m alone
 
 test-system: servers ## System tests on Apache Kafka and Flink, with processes that are killed; alert rules
-	$(BIN)/pytest tests/rules tests/system $(BESIDE)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/rules tests/system $(BESIDE)
 	$(BIN)/pytest tests/system -m alone
 
 chaos: servers ## Harm everything at random while a rollout is built: make chaos SEED=7 KILLS=40
