@@ -131,6 +131,32 @@ def test_tls_refusals_are_told_from_lost_handshakes():
     assert isinstance(translate(lost, "connecting"), TransientError)
 
 
+@pytest.mark.parametrize(
+    ("openssl", "words"),
+    [
+        ("CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate has expired", "clock"),
+        (
+            "CERTIFICATE_VERIFY_FAILED] certificate verify failed: Hostname mismatch, not for 'a'",
+            "kafka.bootstrap_servers",
+        ),
+        (
+            "CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate",
+            "kafka.ssl_cafile",
+        ),
+        ("WRONG_VERSION_NUMBER] wrong version number", "does not speak TLS"),
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert certificate required", "ssl_certfile"),
+        ("NO_CIPHERS_AVAILABLE] no ciphers available", "kafka.ssl_"),
+    ],
+)
+def test_a_tls_refusal_names_its_remedy(openssl, words):
+    """What OpenSSL says is kept, where in its source it said so is not, and the fix follows."""
+    error = kafka_errors.KafkaConnectionError(f"Handshake failed: [SSL: {openssl} (_ssl.c:1006)")
+    message = str(translate(error, "connecting"))
+    assert words in message
+    assert "_ssl.c" not in message
+    assert "KafkaConnectionError" not in message
+
+
 def test_mark_survives_its_coder_in_equal_bytes():
     """Equal marks give equal bytes, and every field comes back."""
     places = {

@@ -9,7 +9,12 @@ from typing import Any
 import structlog
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
-from kafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from kafka.errors import (
+    KafkaError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 
 from pipelines.core.errors import SettingsError, UnknownNameError
 from pipelines.core.purge.conditions import Role, TopicRetention
@@ -91,6 +96,7 @@ def check_broker(settings: Settings, timeout_seconds: float = 10.0) -> BrokerRep
         existing = set(admin.list_topics())
         read = feed.topics(topic for topic in existing if not topic.startswith("__"))
         missing = set(feed.listed_topics) - existing
+        _check_hidden(admin, missing)
         _check_topics(settings, feed, missing, set(read), existing)
         wanted = [*read, *({feed.dead_letter_topic} & existing)]
         reports = _describe(admin, wanted)
@@ -187,6 +193,16 @@ def _check_topics(
         raise UnknownNameError(
             f"kafka.pattern {settings.kafka.pattern!r} matches no topic; Kafka has {shown}"
         )
+
+
+def _check_hidden(admin: KafkaAdminClient, missing: set[str]) -> None:
+    """A listing leaves out what this user may not see; asked for by name, the broker says so."""
+    if not missing:
+        return
+    for topic in admin.describe_topics(sorted(missing)):
+        error = for_code(topic["error_code"])
+        if error is TopicAuthorizationFailedError:
+            raise error({topic["name"]})
 
 
 def _describe(admin: KafkaAdminClient, topics: Iterable[str]) -> dict[str, TopicReport]:

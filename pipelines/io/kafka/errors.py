@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 
 from kafka import errors as kafka_errors
@@ -19,11 +20,8 @@ __all__ = ["translate"]
 _REFUSED: tuple[type[Exception], ...] = (
     kafka_errors.AuthorizationError,
     kafka_errors.IllegalSaslStateError,
-    kafka_errors.SaslAuthenticationFailedError,
     kafka_errors.SecurityDisabledError,
     kafka_errors.UnacceptableCredentialError,
-    kafka_errors.UnsupportedSaslMechanismError,
-    ssl.SSLCertVerificationError,
 )
 
 _SETTINGS: tuple[type[Exception], ...] = (
@@ -67,23 +65,35 @@ def translate(error: BaseException, what: str) -> PlumblineError:
     if isinstance(error, PlumblineError):
         return error
     name = type(error).__name__
+    refusal = _refusal(error)
+    if refusal is not None:
+        return ServiceRefusedError(f"{what}: {refusal}")
     if isinstance(error, kafka_errors.TopicAuthorizationFailedError):
         return ServiceRefusedError(
-            f"{what}: Kafka permits this user no access to {_names(error)}. Grant Read and "
-            "Describe on the topics (and Write on the dead-letter topic)."
+            f"{what}: Kafka permits this user no access to the topic {_names(error)}. Grant Read "
+            "and Describe on the topics that are read, and Describe, Read and Write (and Create, "
+            "while they do not exist and kafka.create_topics is on) on the dead-letter topic and "
+            "the replay topic."
         )
     if isinstance(error, kafka_errors.GroupAuthorizationFailedError):
         return ServiceRefusedError(
             f"{what}: Kafka permits this user no use of the consumer group {_names(error)}. "
             "Grant Read on the group."
         )
-    if isinstance(error, _REFUSED) or _is_tls_refusal(error):
+    if isinstance(error, _REFUSED):
         return ServiceRefusedError(
             f"{what}: Kafka refused: {name}: {_detail(error)}. Check `kafka.security_protocol`, "
-            "`sasl_mechanism`, `sasl_username`, the password and the `ssl_…` files."
+            "`kafka.sasl_mechanism`, `kafka.sasl_username` and the password, and what the user "
+            "may do."
         )
     if isinstance(error, _SETTINGS):
         return SettingsError(f"{what}: {name}: {_detail(error)}")
+    if "UNEXPECTED_EOF" in str(error):
+        return TransientError(
+            f"{what}: the broker hung up during the TLS handshake. It is going down, or does not "
+            "speak TLS on this port: check `kafka.security_protocol` and the port in "
+            "kafka.bootstrap_servers."
+        )
     if isinstance(error, _TRANSIENT):
         return TransientError(f"{what}: {name}: {_detail(error)}")
     if isinstance(error, kafka_errors.KafkaError):
@@ -92,11 +102,66 @@ def translate(error: BaseException, what: str) -> PlumblineError:
     return SystemicError(f"{what}: {name}")
 
 
-def _is_tls_refusal(error: BaseException) -> bool:
+def _refusal(error: BaseException) -> str | None:
+    """What a broker, or this side, refused of login and TLS, with the remedy; else `None`."""
+    if isinstance(error, kafka_errors.UnsupportedSaslMechanismError):
+        return (
+            "the broker does not offer this `kafka.sasl_mechanism`; valid is one of its "
+            "`sasl.enabled.mechanisms` that this job speaks too: PLAIN, SCRAM-SHA-256, "
+            "SCRAM-SHA-512, GSSAPI"
+        )
+    if isinstance(error, kafka_errors.SaslAuthenticationFailedError):
+        return (
+            f"Kafka refused the login: {_detail(error)}. Check kafka.sasl_username, its password "
+            "(`kafka.sasl_password` or `kafka.sasl_password_file`), and that the broker knows "
+            "this user for this `kafka.sasl_mechanism`."
+        )
+    text = str(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _certificate(error.verify_message or text)
     # kafka-python wraps every failed handshake alike, that of a broker going down too; only
     # OpenSSL's own reasons (certificate, protocol version, alert) are refusals.
-    text = str(error)
-    return "Handshake failed: [SSL: " in text and "UNEXPECTED_EOF" not in text
+    found = _HANDSHAKE.search(text)
+    if found is None or "UNEXPECTED_EOF" in text:
+        return None
+    reason, detail = found.groups()
+    if reason == "CERTIFICATE_VERIFY_FAILED":
+        return _certificate(detail.removeprefix("certificate verify failed: "))
+    if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"):
+        return (
+            f"the broker does not speak TLS on this port ({detail}). Check "
+            "`kafka.security_protocol` and the port in kafka.bootstrap_servers."
+        )
+    if "ALERT" in reason:
+        return (
+            f"the broker refused the TLS connection: {detail}. Where it asks for a certificate of "
+            "the client's, check `kafka.ssl_certfile` and `kafka.ssl_keyfile`: that they are "
+            "set, have not expired, and are of an authority that the broker trusts."
+        )
+    return (
+        f"the TLS connection failed: {detail}. Check `kafka.security_protocol` and the "
+        "`kafka.ssl_…` files."
+    )
+
+
+_HANDSHAKE = re.compile(r"\[SSL: (\w+)\] (.*?)(?: \(_ssl\.c:\d+\))?$", re.DOTALL)
+
+
+def _certificate(detail: str) -> str:
+    """What is wrong with the broker's certificate, and what to do."""
+    if "expired" in detail or "not yet valid" in detail:
+        remedy = "Have it renewed on the broker; if it is valid, check this machine's clock."
+    elif "is not valid for" in detail or "mismatch" in detail.lower():
+        remedy = (
+            "Put a name into kafka.bootstrap_servers that the certificate holds (the broker's "
+            "advertised.listeners count too), or have one issued that holds this one."
+        )
+    else:
+        remedy = (
+            "Name the authority that issued it: the PEM file of its certificate is "
+            "`kafka.ssl_cafile`; without one the system's authorities count."
+        )
+    return f"the broker's certificate was not accepted: {detail.rstrip('.')}. {remedy}"
 
 
 def _names(error: BaseException) -> str:
@@ -112,4 +177,5 @@ def _detail(error: BaseException) -> str:
     if isinstance(error, kafka_errors.BrokerResponseError):
         own = " ".join(str(part) for part in error.args)
         return own or str(getattr(error, "description", "") or "no details")
-    return str(error) or "no details"
+    # kafka-python's errors begin with their own name.
+    return str(error).removeprefix(f"{type(error).__name__}: ") or "no details"
