@@ -115,7 +115,11 @@ def submit_ingest(
     """
     check_cluster_settings(settings)
     began = time.monotonic()
-    rest = FlinkRest(settings.flink.rest_url)
+    FlinkRest(settings.flink.rest_url).job_ids("")  # is it there at all?
+    # A job manager that takes in a job may answer nothing else for a while.
+    rest = FlinkRest(
+        settings.flink.rest_url, outage_timeout_seconds=settings.flink.start_timeout_seconds
+    )
     prepared = prepare_ingest(settings, create=create, version=version, runner="flink")
     settings, target, qdrant = prepared.settings, prepared.target, prepared.qdrant
     control = Control(qdrant)
