@@ -14,7 +14,7 @@ from dashboards.bounds import (
 )
 from dashboards.common import Section, dashboard_of
 from dashboards.panels import Panel, graph, number, states, table
-from dashboards.queries import Query, counted, live, newest
+from dashboards.queries import Query, counted, latest, live, newest
 from deploy.alerting.objectives import Objectives
 
 __all__ = ["quality"]
@@ -374,16 +374,17 @@ def _drift() -> list[list[Panel]]:
         [
             table(
                 "References in force",
-                "What the drift test compares with. Old, where the content has changed for good: "
-                "`plumbline monitor reference set --reason …` takes a new one.",
+                "What the drift test compares with, and what it last decided in the time shown. An "
+                "old one where the content has changed for good: `plumbline monitor reference "
+                "set --reason …` takes a new one.",
                 [
                     Query(
                         "1000 * "
                         + newest("plumbline_monitor_reference_created_timestamp_seconds", "kind"),
                     ),
-                    Query(newest("plumbline_drift_baseline_windows", "kind")),
-                    Query(newest("plumbline_drift_baseline_trusted", "kind")),
-                    Query(newest("plumbline_drift_alarm", "kind")),
+                    Query(latest("plumbline_drift_baseline_windows", "kind")),
+                    Query(latest("plumbline_drift_baseline_trusted", "kind")),
+                    Query(latest("plumbline_drift_alarm", "kind")),
                 ],
                 columns={
                     "version": "Version",

@@ -18,6 +18,7 @@ __all__ = [
     "counted",
     "grown",
     "ingest",
+    "latest",
     "live",
     "newest",
     "of_index",
@@ -67,6 +68,12 @@ def of_index(metric: str, *by: str, **labels: str) -> str:
 def newest(metric: str, *by: str, **labels: str) -> str:
     """A gauge of the monitor's about the chosen versions: one series a version and `by`."""
     return of_index(metric, "version", *by, version="~$version", **labels)
+
+
+def latest(metric: str, *by: str) -> str:
+    """The last value in the time shown, of a figure that not every run of its probe gives."""
+    selector = select(metric, index="$index", version="~$version")
+    return f"max by ({_listed('index', 'version', *by)}) (last_over_time({selector}[$__range]))"
 
 
 def live(metric: str, *by: str, **labels: str) -> str:
