@@ -211,6 +211,7 @@ def run_ingest(
     runner: str = "in-process",
     pipeline_options: Callable[[Version], Sequence[str]] | None = None,
     on_ready: Callable[[Version], None] | None = None,
+    on_end: Callable[[], None] | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> IngestResult:
     """Runs the job until it is stopped, or has caught up.
@@ -237,6 +238,8 @@ def run_ingest(
         Gives options of Beam, as on its command line, once it is known what is written.
     on_ready
         Called when the job is about to read.
+    on_end
+        Called when it has ended, however it did, before its lease is free.
     on_wait
         Called with a sentence about the other job, before a wait for its lease.
 
@@ -266,6 +269,8 @@ def run_ingest(
         resolve_start(settings, target.group_id)
         before = ACCOUNT.counts()
         started = time.monotonic()
+        if on_end is not None:
+            stack.callback(on_end)
         if on_ready is not None:
             on_ready(target)
         with _periodic_report(settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -56,15 +57,20 @@ def backfill(
         log_level="info",
     )
     options = beam_option or []
+    ends = ExitStack()
     if runner is Runner.FLINK:
-        from pipelines.flink.options import backfill_options
+        from pipelines.flink.attached import AttachedJob
+        from pipelines.flink.options import backfill_name, backfill_options
 
         options = backfill_options(settings, to, more=options)
+        job = AttachedJob(settings)
+        job.begin(backfill_name(to))
+        ends.callback(job.end)
     from pipelines.backfill import fill_version
     from pipelines.cli.rollout_output import build_progress
     from pipelines.cli.signals import stopping
 
-    with stopping() as stop, build_progress() as progress:
+    with stopping() as stop, build_progress() as progress, ends:
         report = fill_version(
             settings,
             to,

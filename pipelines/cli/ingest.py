@@ -192,12 +192,20 @@ def ingest(
     with draining(settings.ingest.drain_seconds, in_process=runner is Runner.IN_PROCESS):
         from pipelines.ingest import run_ingest
 
-        def options(target: Version) -> list[str]:
-            if runner is Runner.IN_PROCESS:
-                return more
-            from pipelines.flink.options import beam_options
+        attached: AttachedJob | None = None
+        if runner is Runner.FLINK:
+            from pipelines.flink.attached import AttachedJob
+            from pipelines.flink.options import beam_options, job_name
 
-            return beam_options(settings, target.name, more=more)
+            attached = AttachedJob(settings)
+
+        def options(target: Version) -> list[str]:
+            return more if attached is None else beam_options(settings, target.name, more=more)
+
+        def ready(target: Version) -> None:
+            if attached is not None:
+                attached.begin(job_name(target.name))
+            progress.start(target.name)
 
         with show_progress(sys.stderr) as progress:
             result = run_ingest(
@@ -208,7 +216,8 @@ def ingest(
                 version=version,
                 runner="in-process" if runner is Runner.IN_PROCESS else "PortableRunner",
                 pipeline_options=options,
-                on_ready=lambda target: progress.start(target.name),
+                on_ready=ready,
+                on_end=None if attached is None else attached.end,
                 on_wait=warn,
             )
     _report(result, as_json=json)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pipelines.core.errors import SettingsError
 from pipelines.core.settings import Settings
 
-__all__ = ["backfill_options", "beam_options", "job_name"]
+__all__ = ["backfill_name", "backfill_options", "beam_options", "job_name"]
 
 _BUNDLE_MILLISECONDS = 500
 _POOL = "localhost:50000"
@@ -66,7 +66,12 @@ def beam_options(
 
 def backfill_options(settings: Settings, version: str, *, more: Sequence[str] = ()) -> list[str]:
     """The same for the batch job that fills a version: it ends, and takes no checkpoints."""
-    return _flags(_common(settings, f"plumbline-backfill-{version}"), more)
+    return _flags(_common(settings, backfill_name(version)), more)
+
+
+def backfill_name(version: str) -> str:
+    """Name of that job on Flink's page."""
+    return f"plumbline-backfill-{version}"
 
 
 def _common(settings: Settings, name: str) -> dict[str, object]:

@@ -22,7 +22,9 @@ POOL = "worker-pool"
 
 
 class FlinkStack:
-    """A job manager, task managers with a worker pool beside each, and Beam's job server.
+    """A job manager and task managers with a worker pool beside each.
+
+    Beam's job server, `job_server`, is for the test to start when it submits.
 
     Parameters
     ----------
@@ -99,10 +101,12 @@ class FlinkStack:
         assert answer["exit_code"] == 0, answer.get("said", answer)
         return answer
 
-    def job(self, job_id: str) -> dict[str, Any]:
-        """A job as Flink's own API tells it."""
-        found: dict[str, Any] = self.cluster.rest(f"/jobs/{job_id}")
-        return found
+    def alive(self) -> list[str]:
+        """Ids of the jobs that have not ended, as Flink's own API tells it."""
+        jobs = self.cluster.rest("/jobs/overview")["jobs"]
+        return [
+            job["jid"] for job in jobs if job["state"] not in ("FINISHED", "CANCELED", "FAILED")
+        ]
 
     def wait(self, condition: Callable[[], Any], what: str, timeout_seconds: float = 120.0) -> None:
         """Waits for it; fails with the ends of all logs."""
@@ -127,7 +131,7 @@ class FlinkStack:
                 self._stack.callback(pool.kill)
                 pool.start()
             self._stack.enter_context(self.cluster)
-            self._stack.enter_context(self.job_server)
+            self._stack.callback(self.job_server.close)
         except BaseException:
             self._stack.close()
             raise

@@ -53,8 +53,13 @@ class Attack:
         }
 
     def submit(self, *words: str) -> dict[str, Any]:
-        """Submits the job, or resumes it; from then on it is the one that is attacked."""
+        """Submits the job, or resumes it; from then on it is the one that is attacked.
+
+        Beam's job server is there for the submission alone: the job must go on without it.
+        """
+        self.stack.job_server.start()
         answer = self.stack.submit(self.it, *words)
+        self.stack.job_server.kill()
         self.job_id = answer["job_id"]
         return answer
 
@@ -148,6 +153,12 @@ def test_nothing_is_lost_whatever_is_killed(
         assert resumed["savepoint"] == stopped["savepoint"]
         stack.wait(it.caught_up, "all is committed after the resumption")
     assert stack.plumbline(it, "ingest", "stop", "--cancel")["exit_code"] == 0
+    # One that ends by itself leaves none behind in the cluster.
+    attack.load(60)
+    stack.job_server.start()
+    last = stack.plumbline(it, "ingest", "--runner", "flink", "--until-caught-up")
+    assert last["exit_code"] == 0, last
+    stack.wait(lambda: not stack.alive(), "no job is left")
     problems = it.problems()
     assert not problems, problems[:10]
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pipelines.core.errors import ServiceUnavailableError, SystemicError, UnknownNameError
-from pipelines.core.settings import RetrySettings
+from pipelines.core.settings import RetrySettings, Settings
+from pipelines.flink.attached import AttachedJob
 from pipelines.flink.operate import jobs_of_index, running_job, version_of
 from pipelines.flink.rest import FlinkRest, JobGoneError
 
@@ -210,3 +211,32 @@ def test_nobody_there_is_out_of_reach():
     )
     with pytest.raises(ServiceUnavailableError, match=r"127\.0\.0\.1:9"):
         client.job_ids(NAME)
+
+
+def attached_to(flink) -> AttachedJob:
+    attached = AttachedJob(Settings())
+    attached._rest = flink.client()
+    return attached
+
+
+def test_a_job_ends_with_its_command_and_no_other_does(flink):
+    """Only what came to be since the command began is cancelled, and not what has ended."""
+    flink.answers["/jobs/mine"] = {}
+    attached = attached_to(flink)
+    attached.begin(NAME)
+    mine = {"jid": "mine", "name": NAME, "state": "RUNNING", "start-time": 9999}
+    done = {"jid": "done", "name": NAME, "state": "CANCELED", "start-time": 9998}
+    flink.answers["/jobs/overview"] = {"jobs": [*OVERVIEW, mine, done]}
+    attached.end()
+    cancelled = [path for method, path, _ in flink.asked if method == "PATCH"]
+    assert cancelled == ["/jobs/mine?mode=cancel"]
+
+
+def test_without_an_api_a_command_ends_all_the_same(flink):
+    """A Flink inside Beam's job server has none: neither begin nor end fail or wait for long."""
+    flink.answers["/jobs/overview"] = (503, {"errors": []})
+    attached = attached_to(flink)
+    attached.begin(NAME)
+    asked = len(flink.asked)
+    attached.end()
+    assert len(flink.asked) == asked
