@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
+from typing import Any
 
 from deploy.audit.exceptions import Exceptions
 from deploy.audit.findings import Finding, Verdict
@@ -40,7 +41,8 @@ def installed_licences(found: Iterable[Distribution] | None = None) -> list[Lice
     """Of every package of this environment, by name."""
     packages: dict[str, Licensed] = {}
     for one in distributions() if found is None else found:
-        metadata = one.metadata
+        # An email message to Python; its protocol for type checkers knows less.
+        metadata: Any = one.metadata
         expression = metadata.get("License-Expression")
         if expression:
             words = expression
