@@ -15,10 +15,11 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from monitors.http import Health, HttpServer
+from pipelines.cli.checks import Patient, Status, check_job
 from pipelines.core.endpoint import Protection
 from pipelines.core.errors import SettingsError
 from pipelines.core.metrics_server import serve_metrics
-from pipelines.core.settings import MetricsSettings
+from pipelines.core.settings import MetricsSettings, Settings
 from pipelines.io.metrics_page import MetricsPage
 from tests.support.certificates import Authority
 from tests.support.processes import wait_until
@@ -230,3 +231,15 @@ def test_nobody_there_is_no_news() -> None:
     with structlog.testing.capture_logs() as logged:
         assert MetricsPage(MetricsSettings(), "http://127.0.0.1:1/metrics").read() is None
     assert logged == []
+
+
+def test_doctor_reads_the_certificate(authority: Authority) -> None:
+    """A key that is not the certificate's is found before a job is started, with exit code 2."""
+    right = Settings(metrics=protected(authority))
+    (found,) = check_job(Patient(right))
+    assert (found.status, "https, a login" in found.message) == (Status.OK, True)
+    wrong = Settings(metrics=protected(authority, tls_key_file=authority.issue("other").key))
+    (found,) = check_job(Patient(wrong))
+    assert found.status is Status.FAILED
+    assert found.exit_code == 2
+    assert "metrics.tls_cert_file" in found.message

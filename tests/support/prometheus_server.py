@@ -39,11 +39,14 @@ class Scrape:
         On loopback.
     labels
         Added to every series of the process.
+    configuration
+        Further keys of the job's scrape configuration: `scheme`, `tls_config`, `basic_auth`.
     """
 
     job: str
     port: int
     labels: Mapping[str, str] = field(default_factory=dict)
+    configuration: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def address(self) -> str:
@@ -277,6 +280,7 @@ class PrometheusServer:
                     "static_configs": [
                         {"targets": [one.address], "labels": dict(one.labels)} for one in members
                     ],
+                    **members[0].configuration,
                 }
                 for job, members in jobs.items()
             ],
