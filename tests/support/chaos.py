@@ -103,6 +103,8 @@ class Chaos:
         self._build: Any = None
         self._built = False
         self._enough = threading.Event()
+        # Held while the broker is harmed: what the tests' own producer loses is nobody's promise.
+        self._producing = threading.Lock()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -212,12 +214,13 @@ class Chaos:
         self.at.kill_job()
 
     def _kill_broker(self) -> None:
-        self.kafka.kill()
-        self._pause(self._dice.uniform(0.0, 2.0))
-        self.kafka.start()
+        with self._producing:
+            self.kafka.kill()
+            self._pause(self._dice.uniform(0.0, 2.0))
+            self.kafka.start()
 
     def _freeze_broker(self) -> None:
-        with _frozen(self.kafka.process):
+        with self._producing, _frozen(self.kafka.process):
             self._pause(self._dice.uniform(1.0, 4.0))
 
     def _kill_store(self) -> None:
@@ -320,13 +323,14 @@ class Chaos:
 
     @contextmanager
     def _updates(self) -> Iterator[None]:
-        """Produces all the while; what a broker's end interrupts comes later."""
+        """Produces all the while, but for the moments in which the broker is harmed."""
         failed: list[BaseException] = []
 
         def produce() -> None:
             try:
                 while not self._enough.wait(0.4):
-                    self.it.topic.produce(self._stream.take(15))
+                    with self._producing:
+                        self.it.topic.produce(self._stream.take(15))
             except BaseException as error:  # noqa: BLE001 - shown by the caller
                 failed.append(error)
 
