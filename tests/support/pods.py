@@ -161,10 +161,11 @@ class Pod:
         return [file for name in names & mounted for file in self._volumes[name].iterdir()]
 
     def _here(self, text: str, container: Mapping[str, Any]) -> str:
-        for path, folder in self.mounts(container).items():
-            # A whole path or its beginning, and not the end of another one.
-            text = re.sub(rf"(?<![\w/.]){re.escape(path)}(?![\w-])", str(folder), text)
-        return text
+        mounts = self.mounts(container)
+        # A whole path or its beginning, and not the end of another one; all at once, since what a
+        # path becomes may begin like another one.
+        paths = "|".join(re.escape(path) for path in sorted(mounts, key=len, reverse=True))
+        return re.sub(rf"(?<![\w/.])({paths})(?![\w-])", lambda found: str(mounts[found[1]]), text)
 
 
 def status(url: str) -> int:

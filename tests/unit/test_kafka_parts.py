@@ -72,7 +72,7 @@ FINAL = {
     *("InconsistentGroupProtocolError", "InconsistentVoterSetError", "IneligibleReplicaError"),
     *("InvalidCommitOffsetSizeError", "InvalidConfigurationError", "InvalidFetchRequestError"),
     *("InvalidPartitionsError", "InvalidPrincipalTypeError", "InvalidProducerEpochError"),
-    *("InvalidProducerIdMappingError", "InvalidReceiveError", "InvalidRecordError"),
+    *("InvalidProducerIdMappingError", "InvalidRecordError"),
     *("InvalidRecordStateError", "InvalidRegistrationError", "InvalidReplicationAssignmentError"),
     *("InvalidReplicationFactorError", "InvalidRequestError", "InvalidRequiredAcksError"),
     *("InvalidSessionTimeoutError", "InvalidTimestampError", "InvalidTransactionTimeoutError"),

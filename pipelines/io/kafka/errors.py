@@ -116,6 +116,13 @@ def _refusal(error: BaseException) -> str | None:
             "(`kafka.sasl_password` or `kafka.sasl_password_file`), and that the broker knows "
             "this user for this `kafka.sasl_mechanism`."
         )
+    if isinstance(error, kafka_errors.InvalidReceiveError):
+        # The first bytes of a TLS alert, or of a web server's answer, read as a length.
+        return (
+            f"what answers does not speak Kafka's protocol in the open ({_detail(error)}). Where "
+            "the broker speaks TLS on this port, `kafka.security_protocol` is SSL or SASL_SSL; "
+            "else check the port in kafka.bootstrap_servers."
+        )
     text = str(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return _certificate(error.verify_message or text)
