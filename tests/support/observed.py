@@ -50,6 +50,9 @@ _INTERVALS = {
 }
 """Seconds: often enough to see everything within a minute, seldom enough for two processors."""
 
+_PATIENCE_SECONDS = 240.0
+"""For one step on a busy machine; alone it takes a tenth of that."""
+
 _FIRST, _SECOND = "alpha beta gamma delta epsilon zeta", "7 11 13 17 19 23 29 31"
 
 
@@ -128,7 +131,7 @@ class ObservedWorld:
                 RULES,
             )
         )
-        self.monitor.wait_ready()
+        self.monitor.wait_ready(_PATIENCE_SECONDS)
         for step in (
             self._change_the_subject,
             self._bad_events,
@@ -191,12 +194,12 @@ class ObservedWorld:
             messages.append(_event(self._bodies[key]))
         self._produce(messages)
         # In a batch of their own: what comes together counts once.
-        self.it.wait_caught_up(self.job)
+        self.it.wait_caught_up(self.job, _PATIENCE_SECONDS)
         again = [_event(self._bodies[f"doc/{number}"]) for number in range(5)]
         # More than the golden set judges, and never all of it.
         last = range(self._documents - 5, self._documents)
         self._produce([*again, *(Message(f"doc/{number}".encode(), None) for number in last)])
-        self.it.wait_caught_up(self.job)
+        self.it.wait_caught_up(self.job, _PATIENCE_SECONDS)
 
     def _produce(self, messages: list[Message]) -> None:
         now = round(time.time() * 1000) - len(messages)
@@ -218,7 +221,7 @@ class ObservedWorld:
         )
         late = _event({"id": "doc/1", "title": "document 1", "text": "of long ago."})
         self.it.topic.produce([late], [round((time.time() - 3600) * 1000)])
-        self.it.wait_caught_up(self.job)
+        self.it.wait_caught_up(self.job, _PATIENCE_SECONDS)
         self._seen('plumbline_dead_letters_total{reason="not_json"}')
         self._seen('plumbline_events_total{outcome="stale"}')
         self._seen('plumbline_events_total{outcome="payload_only"} > 0')
@@ -230,7 +233,7 @@ class ObservedWorld:
         self._seen('plumbline_retries_total{service="qdrant"}')
         self._seen("sum by (index) (plumbline_probe_failures_total) > 0")
         self.store.clear_faults()
-        self.it.wait_caught_up(self.job)
+        self.it.wait_caught_up(self.job, _PATIENCE_SECONDS)
         self._seen("sum by (index) (plumbline_probe_failing) == 0")
 
     def _rollout(self) -> None:
@@ -242,18 +245,18 @@ class ObservedWorld:
         self.store.faults(
             f"{self.at.rollout.candidate.name}/points$", delay_seconds=0.8, times=None
         )
-        self._run("build", 0, 300)
+        self._run("build", 0, 2 * _PATIENCE_SECONDS)
         self.store.clear_faults()
         # The set is too small to prove anything; so promotion needs force.
         golden = self.it.values["monitor"]["golden"]["file"]
-        self._run("verify", 1, 300, "--golden", golden)
+        self._run("verify", 1, 2 * _PATIENCE_SECONDS, "--golden", golden)
         force = ("--force", "--reason", "to see what it leaves")
-        self._run("promote", -9, 120, *force, fault="rollout.promote.after_intent")
+        self._run("promote", -9, _PATIENCE_SECONDS, *force, fault="rollout.promote.after_intent")
         self._seen('plumbline_rollout_intent{action="promote"} == 1')
-        self._run("promote", 0, 120, *force)
+        self._run("promote", 0, _PATIENCE_SECONDS, *force)
         self._seen('plumbline_rollout_state{state="soaking"} == 1')
         self._seen('ALERTS{alertname="PlumblinePromotionForced"}')
-        self._run("rollback", 0, 120, "--wait", "--reason", "to see the way back")
+        self._run("rollback", 0, _PATIENCE_SECONDS, "--wait", "--reason", "to see the way back")
         self._seen('plumbline_rollout_state{state="rolled_back"} == 1')
         first = self.at.live.name
         self._seen(f'plumbline:live_version{{version="{first}"}}')
@@ -283,7 +286,7 @@ class ObservedWorld:
         assert process.returncode == status, process.log_tail()
         return process
 
-    def _seen(self, expression: str, timeout_seconds: float = 120.0) -> None:
+    def _seen(self, expression: str, timeout_seconds: float = _PATIENCE_SECONDS) -> None:
         """Waits until Prometheus has it of this index, and the processes are alive."""
 
         def there() -> bool:

@@ -19,7 +19,7 @@ from tests.support.prometheus_server import Sample
 from tests.support.prometheus_tools import INSTALL_HINT, prometheus_available
 
 # The first test waits for a whole rollout.
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(1800)
 
 DASHBOARDS = read_all()
 QUERIES = [query for dashboard in DASHBOARDS.values() for query in asked(dashboard)]
