@@ -329,9 +329,9 @@ def install_kubernetes(target: Path, versions: dict[str, str]) -> None:
         unpack(wheel, inside, target / "schemas", ".json")
         module = "github.com/prometheus-operator/prometheus-operator"
         # Its own folder stands in for a module cache, which Go writes without write rights.
-        os.environ["GOMODCACHE"] = str(work / "modules")
-        os.environ["GOFLAGS"] = "-modcacherw"
-        run(["go", "mod", "download", f"{module}@v{versions['prometheus-operator']}"])
+        cache = [f"GOMODCACHE={work / 'modules'}", "GOFLAGS=-modcacherw"]
+        version = versions["prometheus-operator"]
+        run(["env", *cache, "go", "mod", "download", f"{module}@v{version}"])
         (target / "crds").mkdir()
         for file in (work / "modules").glob(
             "github.com/*/*/example/prometheus-operator-crd/*.yaml"
