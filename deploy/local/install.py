@@ -327,6 +327,13 @@ def install_kubernetes(target: Path, versions: dict[str, str]) -> None:
             f"kubernetes_validate/kubernetes-json-schema/v{versions['kubernetes']}-local-strict/"
         )
         unpack(wheel, inside, target / "schemas", ".json")
+        # They name a server as their home and refer to each other from its root: here they lie side
+        # by side, and nothing is asked of anybody.
+        for schema in (target / "schemas").iterdir():
+            text = schema.read_text(encoding="utf-8")
+            content = json.loads(text.replace('"/api/_definitions.json#', '"_definitions.json#'))
+            content.pop("$id", None)
+            schema.write_text(json.dumps(content))
         module = "github.com/prometheus-operator/prometheus-operator"
         # Its own folder stands in for a module cache, which Go writes without write rights.
         cache = [f"GOMODCACHE={work / 'modules'}", "GOFLAGS=-modcacherw"]

@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -38,7 +38,13 @@ from tests.support.manifests import (
 from tests.support.pods import HOME, IMAGE, Pod, isolated, status
 from tests.support.postgres_server import INSTALL_HINT as POSTGRES_HINT
 from tests.support.postgres_server import PostgresServer, postgres_available
-from tests.support.processes import REPOSITORY, ServerProcess, free_port, wait_until
+from tests.support.processes import (
+    REPOSITORY,
+    ServerProcess,
+    free_port,
+    listening,
+    wait_until,
+)
 from tests.support.qdrant_server import QdrantServer
 from tests.support.stream import Stream
 from tests.support.topics import Topic
@@ -315,7 +321,13 @@ class Cluster:
         self._stack.close()
 
     def start(
-        self, workload: str, container: str, *, port: str = "", **variables: str
+        self,
+        workload: str,
+        container: str,
+        *,
+        port: str = "",
+        arguments: Mapping[str, str] | None = None,
+        **variables: str,
     ) -> tuple[ServerProcess, dict[str, Any], str]:
         """The container's process, its manifest, and the address of its port.
 
@@ -323,13 +335,17 @@ class Cluster:
         ----------
         port
             Variable that moves its port to a free one.
+        arguments
+            Ports among the arguments, and free ones in their place.
         """
         (spec,) = [spec for name, _, spec in pod_specs(self._objects) if name == workload]
         folder = self._folder / workload.replace(" ", "-").lower()
         pod = Pod(folder, spec, self._objects, self._secrets)
         free = free_port()
         moved = {port: str(free)} if port else {}
-        process = pod.start(container, overrides={**self.addresses, **moved, **variables})
+        process = pod.start(
+            container, overrides={**self.addresses, **moved, **variables}, arguments=arguments
+        )
         self._stack.callback(process.kill)
         (manifest,) = [one for one in spec["containers"] if one["name"] == container]
         return process, manifest, f"http://127.0.0.1:{free}"
@@ -406,7 +422,7 @@ def test_the_containers_start_and_answer_their_probes(
         cluster.wait_probes(build_, manifest, address)
         # A kubelet would start it again and again until the build has made its version.
         build_.wait_ready(
-            lambda: candidate in cluster.versions(), 60, what="the candidate is there"
+            lambda: candidate in cluster.versions(), 180, what="the candidate is there"
         )
         written, manifest, address = cluster.start(
             "Deployment plumbline-candidate",
@@ -430,9 +446,13 @@ def test_flinks_pods_start_as_far_as_they_get_without_flink(
     """The pool of workers answers its probes; what submits has checked everything but Flink."""
     with Cluster(built("flink"), services, tiny) as cluster:
         pool, manifest, address = cluster.start(
-            "FlinkDeployment plumbline-flink", "worker-pool", port="PLUMBLINE_METRICS__PORT"
+            "FlinkDeployment plumbline-flink",
+            "worker-pool",
+            port="PLUMBLINE_METRICS__PORT",
+            arguments={"50000": str(port := free_port())},
         )
         cluster.wait_probes(pool, manifest, address)
+        wait_until(lambda: listening(port), what="task managers find the pool")
         assert status(f"{address}/metrics") == 200
         pool.stop(grace_seconds=30)
         assert pool.returncode == 0, pool.log_tail()
