@@ -39,7 +39,6 @@ class Carries:
 NEVER_HERE = {
     "plumbline_data_loss_records_total": "retention would have to overtake the job",
     "plumbline_recreated_topics_total": "the topic would have to be deleted under the job",
-    "plumbline:other_job": "only live's job is scraped here",
 }
 """Names without a series in this world, and why; where they stand, an answer needs none."""
 
