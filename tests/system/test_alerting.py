@@ -265,6 +265,7 @@ def test_a_worker_with_another_pooling(
         assert message.labels["index"] == name
         assert message.annotations["description"].startswith("The fixed texts no longer get")
         watch.start_job()
+        # Until there is a job again, the alert speaks for its absence.
         wait_until(lambda: watch.monitor.value("plumbline_probe_alarm", probe="canary") == 0, 120)
         mended = time.monotonic()
         ended = watch.resolved(alert, mended)
@@ -304,6 +305,10 @@ def test_a_broker_that_stands_still(
         finally:
             kafka.process.resume()
         wait_until(lambda: (_value(watch.metrics_port, silent) or 9) < 3, 60)
+        # Until then the alert speaks for that probe's failure.
+        wait_until(
+            lambda: watch.monitor.value("plumbline_probe_failing", probe="freshness") == 0, 60
+        )
         ended = watch.resolved(alert, time.monotonic())
         wait_until(lambda: not watch.prometheus.firing(), 120)
         assert watch.names_told() == {alert}

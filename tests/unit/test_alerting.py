@@ -233,6 +233,16 @@ def test_inhibitions_name_alerts_that_exist_and_no_circles() -> None:
     assert all(one.why.endswith(".") for one in INHIBITIONS)
 
 
+def test_consequences_are_evaluated_before_their_causes() -> None:
+    """So that their end is sent first, and they are not told in between."""
+    order = [alert.name for alert in ALERTS]
+    for one in INHIBITIONS:
+        first = order.index(one.source.split(" ")[0])
+        for target in one.targets:
+            last = len(order) - 1 - order[::-1].index(target.split(" ")[0])
+            assert last < first, (one.source, target)
+
+
 def test_the_command_writes_and_refuses(tmp_path: Path) -> None:
     """`python -m deploy.alerting`: files at 0, a message and no file at 2."""
     wrong = tmp_path / "wrong.yaml"

@@ -84,9 +84,14 @@ def _silent(objectives: Objectives) -> Alert:
     silence = _selected("plumbline_kafka_silence_seconds", objectives)
     retries = f'plumbline_retries_total{{job="{objectives.scraping.jobs.ingest}", service="kafka"}}'
     span = window(objective.window, objectives)
+    hold = window(objectives.monitor_hold, objectives)
     return Alert(
         "PlumblineBrokerSilent",
         f"max by (index) ({silence}) > {objective.silence_seconds:g}\n"
+        f"or\n"
+        # It answers again, and the freshness probe has not asked since: its failure is not news.
+        f"max by (index) (max_over_time({silence}{hold})) > {objective.silence_seconds:g}\n"
+        f'and on (index) max by (index) (plumbline_probe_failing{{probe="freshness"}}) == 1\n'
         f"or\n"
         f"sum by (index) (increase({retries}{span})) > {objective.retries}",
         "{{ $labels.index }}: Kafka does not answer the ingest job",
