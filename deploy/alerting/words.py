@@ -13,7 +13,14 @@ _FORMS = {
 }
 
 
-def figure(metric: str, form: str = "number", *, of: str = "index,version", **labels: str) -> str:
+def figure(
+    metric: str,
+    form: str = "number",
+    *,
+    of: str = "index,version",
+    within: str = "",
+    **labels: str,
+) -> str:
     """The greatest value of a metric for the alert's index and version, as text.
 
     Parameters
@@ -22,6 +29,8 @@ def figure(metric: str, form: str = "number", *, of: str = "index,version", **la
         `number`, `count`, `share` or `time`.
     of
         Labels of the alert that select.
+    within
+        The newest value of so long a time, for figures that not every run gives.
     labels
         Further matchers.
     """
@@ -29,7 +38,10 @@ def figure(metric: str, form: str = "number", *, of: str = "index,version", **la
     matchers = [f"{name}=%q" for name in names]
     matchers += [f"{name}='{value}'" for name, value in labels.items()]
     given = " ".join(f"$labels.{name}" for name in names)
-    question = f'printf "max({metric}{{{",".join(matchers)}}})" {given}'
+    selector = f"{metric}{{{','.join(matchers)}}}"
+    if within:
+        selector = f"last_over_time({selector}[{within}])"
+    question = f'printf "max({selector})" {given}'
     return (
         f"{{{{ with {question} | query }}}}{{{{ . | first | value | {_FORMS[form]} }}}}"
         "{{ else }}not known{{ end }}"

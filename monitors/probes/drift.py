@@ -133,7 +133,8 @@ def _documents(context: ProbeContext, state: Mapping[str, Any]) -> Judgement:
     window = _after(reference, state, window)
     sample = _sample(context, settings.window, window.since, window.until)
     if len(sample) < settings.minimum_window:
-        return _small(len(sample), settings.minimum_window, window)
+        small = _small(len(sample), settings.minimum_window, window)
+        return _standing(state, reference, small)
     contract = context.version.contract
     return judge(
         context,
@@ -173,7 +174,7 @@ def _queries(context: ProbeContext, state: Mapping[str, Any]) -> Judgement | Non
     if reference is None:
         return _first_reference(context, "queries", window.until, vectors, ids)
     if len(rows) < settings.minimum_window:
-        return _small(len(rows), settings.minimum_window, window)
+        return _standing(state, reference, _small(len(rows), settings.minimum_window, window))
     return judge(
         context, reference, Current(window, vectors, ids), state, normalized=contract.normalize
     )
@@ -228,6 +229,21 @@ def _small(found: int, wanted: int, window: Window) -> Judgement:
         "small_window",
         f"{found} vectors came in {window.seconds / 3600:.1f} h up to {window.end:%Y-%m-%d %H:%M} "
         f"UTC; a test needs {wanted}",
+    )
+
+
+def _standing(state: Mapping[str, Any], reference: Reference, small: Judgement) -> Judgement:
+    """What is said while nothing can be tested: an alarm of the last tested window stands.
+
+    It ends when a window says so, or with a new reference; not because the next look came too
+    soon to have a window of its own.
+    """
+    control = state.get("control")
+    alarm = isinstance(control, Mapping) and control.get("alarm") is True
+    if not alarm or state.get("reference") != reference_key(reference):
+        return small
+    return Judgement(
+        Level.ALARM, "drifted", f"the alarm of the last tested window stands: {small.words}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -207,7 +208,40 @@ def test_a_lasting_change_alarms_once_the_baseline_can_be_trusted(watched: Watch
         watched.now += timedelta(days=1)
     assert Level.ALARM in levels
     assert result.reason == "drifted"
+    assert values_of(result, "plumbline_drift_alarm") == {("documents",): 1.0}
     assert len(json.dumps(watched.state["drift"])) < 10_000
+
+
+def test_an_alarm_stands_while_there_is_too_little_to_test(watched: Watched) -> None:
+    """A look that came too soon takes nothing back; a window, or a new reference, does."""
+    watched.set_settings(drift={"average_run_length": 20})
+    _referenced(watched)
+    for day in range(22):
+        watched.write(_mixed(100, f"day-{day}"))
+        watched.run(DriftProbe())
+        watched.now += timedelta(days=1)
+    for day in range(3):
+        watched.write(_texts(100, f"flood-{day}", "z"))
+        result = watched.run(DriftProbe())
+        watched.now += timedelta(days=1)
+    assert result.level is Level.ALARM
+    watched.write(_mixed(10, "few"))
+    again = watched.run(DriftProbe())
+    assert (again.level, again.reason) == (Level.ALARM, "drifted")
+    assert "stands: 10 vectors came" in again.words
+    assert values_of(again, "plumbline_drift_alarm") == {("documents",): 1.0}
+    state = dict(watched.state["drift"])
+    kept = watched.references["documents"]
+    watched.references["documents"] = replace(kept, created_at=watched.now)
+    assert watched.run(DriftProbe()).reason == "small_window"
+    watched.references["documents"] = kept
+    watched.state["drift"] = state
+    levels = []
+    for day in range(20):
+        watched.write(_mixed(100, f"after-{day}"))
+        levels.append(watched.run(DriftProbe()).level)
+        watched.now += timedelta(days=1)
+    assert levels[-1] is not Level.ALARM
 
 
 def test_duplicates_alone_are_no_window(watched: Watched) -> None:

@@ -214,9 +214,9 @@ def _drift(objectives: Objectives) -> Iterator[Alert]:
         "{{ $labels.index }}: what is written has changed",
         f"New vectors of {{{{ $labels.version }}}} are unlike the reference: {reason('drift')}. "
         "The effect is "
-        + figure("plumbline_drift_effect_spreads", kind="documents")
+        + figure("plumbline_drift_effect_spreads", within="2d", kind="documents")
         + " spreads of the known-good windows, the evidence "
-        + figure("plumbline_drift_e_value", "count", kind="documents")
+        + figure("plumbline_drift_e_value", "count", within="2d", kind="documents")
         + ". `plumbline monitor history --probe drift` names documents and clusters.",
         "search",
         "plumbline-quality",
@@ -226,9 +226,9 @@ def _drift(objectives: Objectives) -> Iterator[Alert]:
         live(f"(\n{of_queries}\n)"),
         "{{ $labels.index }}: people ask other questions",
         "Recorded queries of {{ $labels.version }} are unlike the reference. The effect is "
-        + figure("plumbline_drift_effect_spreads", kind="queries")
+        + figure("plumbline_drift_effect_spreads", within="2d", kind="queries")
         + " spreads of the known-good windows, the evidence "
-        + figure("plumbline_drift_e_value", "count", kind="queries")
+        + figure("plumbline_drift_e_value", "count", within="2d", kind="queries")
         + ". The golden set may no longer ask what users ask.",
         "search",
         "plumbline-quality",
