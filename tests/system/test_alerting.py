@@ -41,7 +41,7 @@ from tests.support.qdrant_server import QdrantServer
 from tests.support.scenario import Scenario, merged
 from tests.support.stream import Message
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.alone]
 
 SCRAPE = EVALUATION = 2.0
 DRILL: dict[str, Any] = {
