@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipelines.core.section import PositiveSeconds, Section
 
@@ -54,3 +55,15 @@ class RolloutSettings(Section):
     tombstone_days: Days = 30.0
     """Tombstones younger than this are never purged: at least the retention of the topics and of
     the dead letters."""
+
+    @field_validator("live_metrics_url")
+    @classmethod
+    def _without_login(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^/\s]+", value):
+            raise ValueError("`live_metrics_url` must look like http://localhost:9108/metrics")
+        if value is not None and re.match(r"https?://[^/\s]*@", value):
+            raise ValueError(
+                "`live_metrics_url` must not carry a login; use `metrics.username` and "
+                "`metrics.password_file`"
+            )
+        return value

@@ -136,6 +136,7 @@ def test_an_unknown_variable_names_the_nearest(monkeypatch, variable, named):
         f"qdrant: {{api_key: {SECRET}, api_key_file: /x}}",
         f"qdrant: {{api_key: {SECRET}, url: 'ftp://x'}}",
         f"qdrant: {{url: 'http://user:{SECRET}@x'}}",
+        f"rollout: {{live_metrics_url: 'http://user:{SECRET}@x/metrics'}}",
         f"qdrant: {{url: 'user:{SECRET}@x'}}",
         f"- {SECRET}",
     ],
