@@ -34,6 +34,7 @@ from pipelines.rollout.build import BuildReport, build
 from pipelines.rollout.context import RolloutContext
 from pipelines.rollout.plan import plan
 from tests.support.brokers import Broker, Message, embedded_broker
+from tests.support.processes import wait_until
 from tests.support.tiny_model import make_tiny_model
 from tests.support.version_pairs import differences
 
@@ -293,10 +294,14 @@ def test_aborted_while_it_runs(world: World) -> None:
     context = world.context
     asked = threading.Event()
 
+    def abort() -> Any:
+        return context.store.intend(context.rollout(), "abort", "no longer wanted")
+
     def tell(at: Any) -> None:
         if not asked.is_set():
             asked.set()
-            context.store.intend(context.rollout(), "abort", "no longer wanted")
+            # The build itself writes its progress into the same record meanwhile.
+            wait_until(abort, 30, what="the intent is on record")
 
     with pytest.raises(RolloutConflictError, match="is being aborted"):
         world.build(on_progress=tell)
