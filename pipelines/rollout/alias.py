@@ -6,14 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.core.errors import RolloutStateError, StoreConflictError
-from pipelines.core.rollout import Rollout, RolloutState
 from pipelines.core.settings import Settings
 from pipelines.core.versions import live_version_name, open_version, set_alias
 from pipelines.rollout.context import RolloutContext, command_lease
 
 __all__ = ["AliasReport", "point_alias", "show_alias"]
-
-_SWITCHED = (RolloutState.SOAKING, RolloutState.COMPLETED)
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,8 @@ def show_alias(settings: Settings) -> AliasReport:
     """Where the alias points, and where the rollout's record has it. Writes nothing."""
     context = RolloutContext.open(settings)
     found = live_version_name(context.qdrant, context.index)
-    recorded = _recorded(context.store.read(context.index))
+    rollout = context.store.read(context.index)
+    recorded = None if rollout is None else rollout.serving.name
     return AliasReport(context.index, found, found, recorded)
 
 
@@ -85,19 +83,13 @@ def point_alias(settings: Settings, version: str, *, force: bool = False) -> Ali
                 f"a {action} of {context.index} has begun and not ended: `plumbline rollout "
                 f"{action}` finishes it, and the alias with it."
             )
-        recorded = _recorded(rollout)
+        recorded = None if rollout is None else rollout.serving.name
         before = live_version_name(context.qdrant, context.index)
         if not force:
             _check(context.index, version, before, recorded)
         if before != version:
             set_alias(context.qdrant, context.index, version)
     return AliasReport(context.index, version, before, recorded)
-
-
-def _recorded(rollout: Rollout | None) -> str | None:
-    if rollout is None:
-        return None
-    return (rollout.candidate if rollout.state in _SWITCHED else rollout.live).name
 
 
 def _check(index: str, version: str, before: str | None, recorded: str | None) -> None:

@@ -96,9 +96,7 @@ def retire(
                 "repeat this command."
             )
         _may_retire(settings, rollout, now, clock or datetime.now(UTC))
-        expected = (
-            rollout.live if rollout.state is RolloutState.ROLLED_BACK else rollout.candidate
-        ).name
+        expected = rollout.serving.name
         alias = live_version_name(context.qdrant, context.index)
         if alias != expected:
             raise RolloutConflictError(

@@ -116,6 +116,12 @@ class Rollout:
         return self.state in OPEN
 
     @property
+    def serving(self) -> VersionRef:
+        """The version that the index's alias points at, by this record."""
+        switched = self.state in (RolloutState.SOAKING, RolloutState.COMPLETED)
+        return self.candidate if switched else self.live
+
+    @property
     def epoch(self) -> int:
         """How often the record has been written; 0 before the first time."""
         return 0 if self.record is None else self.record.epoch
