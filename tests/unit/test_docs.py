@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pages import anchors
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     page
@@ -38,12 +40,3 @@ def test_tests_that_are_named_exist(page: Path) -> None:
     """A command that is said to prove something names tests that are there."""
     named = set(re.findall(r"tests/[\w/]+(?:\.py)?", page.read_text(encoding="utf-8")))
     assert not [name for name in sorted(named) if not (ROOT / name).exists()]
-
-
-def anchors(page: Path) -> set[str]:
-    """Anchors of a page's headings, as GitHub makes them."""
-    found = set()
-    for heading in re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
-        kept = re.sub(r"[^\w\- ]", "", heading.strip().lower())
-        found.add(kept.replace(" ", "-"))
-    return found

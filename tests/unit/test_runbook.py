@@ -16,6 +16,7 @@ from deploy.alerting.objectives import Alerts
 from deploy.alerting.recording import recordings
 from pipelines.cli.app import app
 from pipelines.core.settings import Settings, _all_paths
+from tests.support.pages import anchors
 
 REPOSITORY = Path(__file__).parents[2]
 RUNBOOK = REPOSITORY / "deploy" / "runbook.md"
@@ -36,13 +37,6 @@ def sections() -> dict[str, str]:
     """Title of each section of the runbook to its text."""
     pieces = re.split(r"^## (.+)$", TEXT, flags=re.MULTILINE)
     return dict(zip(pieces[1::2], pieces[2::2], strict=True))
-
-
-def anchors(page: Path) -> set[str]:
-    """Of a page's headings, as GitHub makes them."""
-    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
-    found = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in found}
 
 
 def test_every_alert_has_its_section_and_no_other() -> None:
