@@ -304,9 +304,8 @@ def install_go_programs(target: Path, versions: dict[str, str]) -> None:
             run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "golang-go"])
         if shutil.which("go") is None:
             raise InstallError("missing: go. Install Go 1.23 or later: https://go.dev/doc/install")
-    os.environ["GOBIN"] = str(target / "bin")
     for name, version in versions.items():
-        run(["go", "install", f"{GO_PROGRAMS[name]}@v{version}"])
+        run(["env", f"GOBIN={target / 'bin'}", "go", "install", f"{GO_PROGRAMS[name]}@v{version}"])
 
 
 def install_kubernetes(target: Path, versions: dict[str, str]) -> None:
