@@ -23,7 +23,7 @@ from tests.support.kafka_server import KafkaServer
 from tests.support.processes import free_ports, wait_until
 from tests.support.qdrant_server import QdrantServer
 from tests.support.rollouts import FAST_BUILDS, RolloutScenario
-from tests.support.scenario import Scenario, merged
+from tests.support.scenario import Scenario, merged, updates
 from tests.support.stream import Stream
 from tests.support.toxiproxy import Toxiproxy
 
@@ -102,7 +102,6 @@ class Chaos:
         self._live: IngestProcess | None = None
         self._build: Any = None
         self._built = False
-        self._enough = threading.Event()
         # Held while the broker is harmed: what the tests' own producer loses is nobody's promise.
         self._producing = threading.Lock()
 
@@ -166,7 +165,7 @@ class Chaos:
             self._count(job.done(180))
         self.at.plan()
         names = sorted(self._harms)
-        with self._updates():
+        with updates(self.it, self._stream, size=15, every_seconds=0.4, beside=self._producing):
             for number in range(harms):
                 self._keep_running()
                 # Each kind once before any comes again.
@@ -320,29 +319,6 @@ class Chaos:
 
     def _count(self, finished: dict[str, Any]) -> None:
         self.report.embedded += int(finished.get("embedded", 0))
-
-    @contextmanager
-    def _updates(self) -> Iterator[None]:
-        """Produces all the while, but for the moments in which the broker is harmed."""
-        failed: list[BaseException] = []
-
-        def produce() -> None:
-            try:
-                while not self._enough.wait(0.4):
-                    with self._producing:
-                        self.it.topic.produce(self._stream.take(15))
-            except BaseException as error:  # noqa: BLE001 - shown by the caller
-                failed.append(error)
-
-        thread = threading.Thread(target=produce)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._enough.set()
-            thread.join()
-        if failed:
-            raise failed[0]
 
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds

