@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import yaml
 
-from tests.support.processes import ServerProcess, free_port, servers_dir
+from tests.support.processes import Server, ServerProcess, free_port, servers_dir, stamped
 
 __all__ = [
     "INSTALL_HINT",
@@ -38,7 +38,7 @@ _AMTOOL = _HOME / "usr" / "bin" / "amtool"
 
 def alertmanager_available() -> bool:
     """Whether install.py has put it there."""
-    return (_HOME / "installed.json").exists() and _SERVER.exists() and _AMTOOL.exists()
+    return stamped("alertmanager") and _SERVER.exists() and _AMTOOL.exists()
 
 
 def amtool(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -132,7 +132,7 @@ class WebhookReceiver:
         return {message.name for message in state.values() if message.firing}
 
 
-class AlertmanagerServer:
+class AlertmanagerServer(Server):
     """An Alertmanager of its own for a test; use it as a context manager.
 
     Parameters
@@ -147,14 +147,14 @@ class AlertmanagerServer:
         self._config = self._folder / "alertmanager.yml"
         content = yaml.safe_load(config.read_text("utf-8"))
         self._config.write_text(yaml.safe_dump(content), "utf-8")
-        self._process: ServerProcess | None = None
 
     @property
     def address(self) -> str:
         """`host:port`, for Prometheus."""
         return f"127.0.0.1:{self.port}"
 
-    def __enter__(self) -> Self:
+    def start(self, timeout_seconds: float = 60.0) -> Self:
+        """Start it and wait until it answers."""
         self._process = ServerProcess(
             [
                 str(_SERVER),
@@ -167,15 +167,11 @@ class AlertmanagerServer:
             self._folder / "alertmanager.log",
             environment={"GOMAXPROCS": "1"},
         )
-        self._process.wait_ready(self._answers, 60)
+        self._process.wait_ready(self._answers, timeout_seconds)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End it in order and remove its folder."""
         if self._process is not None:
             self._process.stop()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -16,10 +16,10 @@ import tempfile
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tests.support.processes import (
+    Server,
     ServerProcess,
     free_ports,
     installed,
@@ -69,16 +69,13 @@ def _require() -> None:
         raise RuntimeError(INSTALL_HINT)
 
 
-class _Server:
-    """What both servers share: a directory and use as a context manager."""
+class _Server(Server):
+    """What both servers share beside that: a directory."""
 
     def __init__(self, directory: Path | None, prefix: str) -> None:
         self._temporary = directory is None
         self.directory = directory or Path(tempfile.mkdtemp(prefix=prefix))
         self.directory.mkdir(parents=True, exist_ok=True)
-
-    def start(self) -> Self:
-        raise NotImplementedError
 
     def kill(self) -> None:
         raise NotImplementedError
@@ -88,21 +85,6 @@ class _Server:
         self.kill()
         if self._temporary:
             shutil.rmtree(self.directory, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class FlinkCluster(_Server):
@@ -348,7 +330,6 @@ class FlinkJobServer(_Server):
         self.config = dict(config or {})
         self._heap_mb = heap_mb
         self._job_port, self._artifact_port, self._expansion_port = free_ports(3)
-        self._process: ServerProcess | None = None
 
     @property
     def endpoint(self) -> str:
@@ -359,13 +340,6 @@ class FlinkJobServer(_Server):
     def artifact_endpoint(self) -> str:
         """`host:port` for `--artifact_endpoint`."""
         return f"127.0.0.1:{self._artifact_port}"
-
-    @property
-    def process(self) -> ServerProcess:
-        """The running job server: its pid and its log."""
-        if self._process is None:
-            raise RuntimeError("the job server is not started")
-        return self._process
 
     def options(self, *, parallelism: int = 1, **more: Any) -> list[str]:
         """Flags for `PipelineOptions` that run a pipeline here, with `LOOPBACK` workers.

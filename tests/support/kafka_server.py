@@ -6,7 +6,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from kafka import KafkaAdminClient
@@ -15,6 +14,7 @@ from kafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from deploy.local.kafka import format_command, server_command, single_node
 from tests.support.processes import (
+    Server,
     ServerProcess,
     free_ports,
     installed,
@@ -42,7 +42,7 @@ def kafka_available() -> bool:
     return installed("kafka")
 
 
-class KafkaServer:
+class KafkaServer(Server):
     """A Kafka broker of its own for a test or a session; use it as a context manager.
 
     Parameters
@@ -75,22 +75,6 @@ class KafkaServer:
         self._temporary = data_dir is None
         self.data_dir = data_dir or Path(tempfile.mkdtemp(prefix="plumbline-kafka-"))
         self._heap_mb = heap_mb
-        self._process: ServerProcess | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def port(self) -> int:
@@ -106,13 +90,6 @@ class KafkaServer:
     def log_path(self) -> Path:
         """Where the broker writes its log."""
         return self.data_dir / "kafka.log"
-
-    @property
-    def process(self) -> ServerProcess:
-        """The running broker: its pid, its log, pause and resume."""
-        if self._process is None:
-            raise RuntimeError("the Kafka server is not started")
-        return self._process
 
     def address(self, listener: str) -> str:
         """`host:port` of one listener by its name."""

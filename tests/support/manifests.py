@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tests.support.processes import REPOSITORY, servers_dir
+from tests.support.processes import REPOSITORY, servers_dir, stamped
 
 __all__ = ["FOLDER", "INSTALL_HINT", "build", "kubernetes_available", "pod_specs", "problems"]
 
@@ -38,7 +38,7 @@ def _tools() -> Path:
 
 def kubernetes_available() -> bool:
     """Whether install.py has put the tools and schemas there."""
-    return (_tools() / "installed.json").exists()
+    return stamped("kubernetes")
 
 
 def build(folder: Path) -> list[dict[str, Any]]:

@@ -9,10 +9,16 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
-from tests.support.processes import ServerProcess, free_port, listening, servers_dir
+from tests.support.processes import (
+    Server,
+    ServerProcess,
+    free_port,
+    listening,
+    servers_dir,
+    stamped,
+)
 
 __all__ = ["INSTALL_HINT", "PostgresServer", "postgres_available"]
 
@@ -42,7 +48,7 @@ def _binaries(root: Path) -> Path | None:
 
 def postgres_available() -> bool:
     """Whether install.py has put it there."""
-    return (_root() / "installed.json").exists() and _binaries(_root()) is not None
+    return stamped("postgres") and _binaries(_root()) is not None
 
 
 def _library_path(root: Path) -> dict[str, str]:
@@ -54,7 +60,7 @@ def _open_to_all(path: Path) -> bool:
     return all(folder.stat().st_mode & 0o001 for folder in (path, *path.resolve().parents))
 
 
-class PostgresServer:
+class PostgresServer(Server):
     """A server of its own; use it as a context manager.
 
     It refuses to run as root, so that root runs it as `nobody`, who owns its folder then, and a
@@ -67,22 +73,6 @@ class PostgresServer:
         self._data = self._folder / "data"
         self._root = _root()
         self._user: pwd.struct_passwd | None = None
-        self._process: ServerProcess | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def start(self, timeout_seconds: float = 60.0) -> Self:
         """Make the cluster if there is none, start the server and wait until it answers."""
@@ -168,13 +158,6 @@ class PostgresServer:
             cursor = connection.execute(statement)  # type: ignore[arg-type]
             row = cursor.fetchone() if cursor.description else None
             return "" if row is None else str(row[0])
-
-    @property
-    def process(self) -> ServerProcess:
-        """The running server: its pid, its log, pause and resume."""
-        if self._process is None:
-            raise RuntimeError("PostgreSQL is not started")
-        return self._process
 
     def stop(self) -> None:
         """End it; connections are cut, port and data stay for `start`."""

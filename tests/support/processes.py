@@ -13,10 +13,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
 
 __all__ = [
     "REPOSITORY",
+    "Server",
     "ServerDiedError",
     "ServerProcess",
     "free_port",
@@ -24,6 +26,7 @@ __all__ = [
     "installed",
     "listening",
     "servers_dir",
+    "stamped",
     "wait_until",
 ]
 
@@ -57,9 +60,14 @@ def servers_dir() -> Path:
     return Path(os.environ.get("PLUMBLINE_SERVERS_DIR") or REPOSITORY / ".cache" / "servers")
 
 
+def stamped(server: str) -> bool:
+    """Whether install.py has put the server there, whole."""
+    return (servers_dir() / server / "installed.json").exists()
+
+
 def installed(server: str) -> bool:
     """Whether install.py has put the server there, and there is a Java to run it."""
-    return (servers_dir() / server / "installed.json").exists() and shutil.which("java") is not None
+    return stamped(server) and shutil.which("java") is not None
 
 
 def free_ports(count: int) -> list[int]:
@@ -235,3 +243,42 @@ class ServerProcess:
     def resume(self) -> None:
         """Let a frozen process go on (SIGCONT)."""
         self._process.send_signal(signal.SIGCONT)
+
+
+class Server:
+    """What the servers of tests share: use as a context manager, and the process that runs.
+
+    A subclass sets `_process` in `start`, and ends and removes everything in `close`.
+    """
+
+    _process: ServerProcess | None = None
+
+    def start(self, timeout_seconds: float = 60.0) -> Self:
+        """Start it and wait until it answers."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End it for good, and remove what it kept for itself; also after half a start."""
+        raise NotImplementedError
+
+    @property
+    def process(self) -> ServerProcess:
+        """The running server: its pid, its log, pause and resume."""
+        if self._process is None:
+            raise RuntimeError(f"{type(self).__name__} is not started")
+        return self._process
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

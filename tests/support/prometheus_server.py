@@ -13,12 +13,11 @@ import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import yaml
 
-from tests.support.processes import ServerProcess, free_port, servers_dir, wait_until
+from tests.support.processes import Server, ServerProcess, free_port, servers_dir, wait_until
 
 __all__ = ["PrometheusError", "PrometheusServer", "Sample", "Scrape"]
 
@@ -73,7 +72,7 @@ class Sample:
     points: tuple[tuple[float, float], ...] = ()
 
 
-class PrometheusServer:
+class PrometheusServer(Server):
     """A Prometheus of its own for a test; use it as a context manager.
 
     Parameters
@@ -108,34 +107,11 @@ class PrometheusServer:
         self._seconds = (scrape_seconds, evaluation_seconds)
         self._alertmanagers = list(alertmanagers)
         self._arguments = list(arguments)
-        self._process: ServerProcess | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def url(self) -> str:
         """Where it answers."""
         return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def process(self) -> ServerProcess:
-        """The running server: its pid, its log, pause and resume."""
-        if self._process is None:
-            raise RuntimeError("Prometheus is not started")
-        return self._process
 
     def start(self, timeout_seconds: float = 60.0) -> Self:
         """Starts it and waits until it answers queries."""

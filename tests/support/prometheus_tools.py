@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.support.processes import servers_dir
+from tests.support.processes import servers_dir, stamped
 
 __all__ = ["INSTALL_HINT", "check_files", "check_metrics", "check_queries", "prometheus_available"]
 
@@ -21,7 +21,7 @@ def _promtool() -> Path:
 
 def prometheus_available() -> bool:
     """Whether install.py has put it there."""
-    return (servers_dir() / "prometheus" / "installed.json").exists() and _promtool().exists()
+    return stamped("prometheus") and _promtool().exists()
 
 
 def check_metrics(exposition: str) -> list[str]:

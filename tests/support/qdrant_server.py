@@ -16,10 +16,9 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-from tests.support.processes import ServerProcess, free_port
+from tests.support.processes import Server, ServerProcess, free_port
 
 __all__ = ["QdrantServer", "qdrant_url"]
 
@@ -28,7 +27,7 @@ CONTROL = "/_faults"
 _PROGRAM = "tests.support.qdrant_faulty"
 
 
-class QdrantServer:
+class QdrantServer(Server):
     """The stand-in as a process of its own; use it as a context manager.
 
     Parameters
@@ -45,34 +44,11 @@ class QdrantServer:
         self.port = free_port()
         self._api_key = api_key
         self._logs = Path(tempfile.mkdtemp(prefix="plumbline-qdrant-"))
-        self._process: ServerProcess | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def url(self) -> str:
         """For `QdrantClient(url=...)`."""
         return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def process(self) -> ServerProcess:
-        """The running server: its pid, its log, pause and resume."""
-        if self._process is None:
-            raise RuntimeError("the Qdrant server is not started")
-        return self._process
 
     def start(self, timeout_seconds: float = 60.0) -> Self:
         """Start it and wait until it answers."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.jobs import COMMAND, ENVIRONMENT, write_config
-from tests.support.processes import REPOSITORY, free_ports
+from tests.support.processes import REPOSITORY, free_ports, stamped
 
 __all__ = ["Stack", "stack_available"]
 
@@ -24,10 +24,8 @@ _PROGRAM = (sys.executable, "-m", "deploy.local.stack")
 
 def stack_available() -> bool:
     """Whether install.py has put all of its servers there."""
-    from tests.support.processes import servers_dir
-
     names = ("kafka", "prometheus", "alertmanager")
-    return all((servers_dir() / name / "installed.json").exists() for name in names)
+    return all(stamped(name) for name in names)
 
 
 class Stack:

@@ -7,10 +7,16 @@ import shutil
 import tempfile
 import urllib.request
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-from tests.support.processes import ServerProcess, free_port, listening, servers_dir
+from tests.support.processes import (
+    Server,
+    ServerProcess,
+    free_port,
+    listening,
+    servers_dir,
+    stamped,
+)
 
 __all__ = ["INSTALL_HINT", "Toxiproxy", "toxiproxy_available"]
 
@@ -23,31 +29,27 @@ def _program() -> Path:
 
 def toxiproxy_available() -> bool:
     """Whether install.py has put it there."""
-    return (servers_dir() / "toxiproxy" / "installed.json").exists() and _program().exists()
+    return stamped("toxiproxy") and _program().exists()
 
 
-class Toxiproxy:
+class Toxiproxy(Server):
     """The proxy's server as a process of its own; use it as a context manager."""
 
     def __init__(self) -> None:
         self._port = free_port()
         self._logs = Path(tempfile.mkdtemp(prefix="plumbline-toxiproxy-"))
-        self._process: ServerProcess | None = None
 
-    def __enter__(self) -> Self:
+    def start(self, timeout_seconds: float = 30.0) -> Self:
+        """Start it and wait until it takes orders."""
         self._process = ServerProcess(
             [str(_program()), "-host", "127.0.0.1", "-port", str(self._port)],
             self._logs / "toxiproxy.log",
         )
-        self._process.wait_ready(lambda: listening(self._port), 30)
+        self._process.wait_ready(lambda: listening(self._port), timeout_seconds)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End it at once, and all connections with it."""
         if self._process is not None:
             self._process.kill()
         shutil.rmtree(self._logs, ignore_errors=True)
