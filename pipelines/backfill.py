@@ -45,7 +45,7 @@ from pipelines.core.failures import FAILURES, guarded
 from pipelines.core.faults import point
 from pipelines.core.index import contract_for, encoder_for
 from pipelines.core.job import Job, JobSpec
-from pipelines.core.lease import LEASE, Lease
+from pipelines.core.lease import LEASE, Lease, ingest_lease
 from pipelines.core.plans import Action, Outcome, Plan
 from pipelines.core.qdrant import Qdrant, connect
 from pipelines.core.settings import Settings
@@ -195,7 +195,7 @@ class _Run:
         look, control = live_freshness(settings, source), self.control
 
         def read() -> Freshness | None:
-            lease = control.read(LEASE, f"ingest:{source.name}")
+            lease = control.read(LEASE, ingest_lease(source.name))
             return look() if lease is not None and lease.fields.get("holder") else Freshness(0, 0.0)
 
         return read

@@ -33,8 +33,8 @@ from pipelines.core.errors import (
 )
 from pipelines.core.failures import FAILURES
 from pipelines.core.index import contract_for
-from pipelines.core.job import JobSpec, forget_jobs
-from pipelines.core.lease import Lease, end_message
+from pipelines.core.job import JobSpec, forget_jobs, job_lease
+from pipelines.core.lease import end_message
 from pipelines.core.metrics_server import serve_metrics
 from pipelines.core.qdrant import Qdrant, connect
 from pipelines.core.settings import Settings
@@ -252,12 +252,7 @@ def run_ingest(
     settings, target, qdrant = prepared.settings, prepared.target, prepared.qdrant
     options = pipeline_options(target) if pipeline_options is not None else ()
     with ExitStack() as stack:
-        lease = Lease(
-            Control(qdrant),
-            f"ingest:{target.name}",
-            settings.ingest.lease_seconds,
-            on_lost=_stop_for,
-        )
+        lease = job_lease(qdrant, JobSpec(settings, target.name), on_lost=_stop_for)
         if not lease.acquire(standby=standby, stop=STOP.event, on_wait=on_wait):
             return IngestResult(target.name, Counts())
         stack.callback(lease.release)

@@ -300,12 +300,12 @@ def check_job(patient: Patient) -> Iterator[Finding]:
 
 def _lease(patient: Patient) -> Iterator[Finding]:
     from pipelines.core.control import Control
-    from pipelines.core.lease import LEASE, holder_of
+    from pipelines.core.lease import LEASE, holder_of, ingest_lease
 
     if patient.qdrant is None or patient.version is None:
         return
     try:
-        record = Control(patient.qdrant).read(LEASE, f"ingest:{patient.version.name}")
+        record = Control(patient.qdrant).read(LEASE, ingest_lease(patient.version.name))
     except PlumblineError as error:
         yield _failed("job", error)
         return

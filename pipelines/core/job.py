@@ -19,7 +19,7 @@ from pipelines.core.errors import (
     PlumblineError,
 )
 from pipelines.core.failures import FAILURES
-from pipelines.core.lease import Lease
+from pipelines.core.lease import Lease, ingest_lease
 from pipelines.core.metrics import job_metrics
 from pipelines.core.planning import Planner
 from pipelines.core.qdrant import Qdrant, connect
@@ -28,7 +28,7 @@ from pipelines.core.versions import Version, check_process, open_version
 from pipelines.core.worker_reports import WorkerReporter
 from pipelines.core.writing import DocumentWriter
 
-__all__ = ["Job", "JobSpec", "shared_lease"]
+__all__ = ["Job", "JobSpec", "job_lease"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Job:
         if spec.run is not None:
             # Kept until the process ends: Flink has a worker killed when its job has ended. A loss
             # goes to FAILURES, where the reader finds it and what would commit refuses.
-            self._lease = shared_lease(self.qdrant, spec, on_lost=FAILURES.fence)
+            self._lease = job_lease(self.qdrant, spec, on_lost=FAILURES.fence)
             self._lease.acquire()
         self.version: Version = open_version(self.qdrant, spec.version)
         self.encoder: Encoder = load_encoder(settings.contract, settings.runtime)
@@ -174,13 +174,13 @@ class Job:
             write.result()
 
 
-def shared_lease(
+def job_lease(
     qdrant: Qdrant, spec: JobSpec, on_lost: Callable[[PlumblineError], None] | None = None
 ) -> Lease:
-    """The lease of a version, as every process of a run claims and renews it."""
+    """The lease of a version, as its job, or every process of a run, claims and renews it."""
     return Lease(
         Control(qdrant),
-        f"ingest:{spec.version}",
+        ingest_lease(spec.version),
         spec.settings.ingest.lease_seconds,
         on_lost=on_lost,
         run=spec.run,

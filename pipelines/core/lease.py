@@ -40,6 +40,7 @@ __all__ = [
     "end_message",
     "free_lease",
     "holder_of",
+    "ingest_lease",
 ]
 
 LEASE = "lease"
@@ -53,6 +54,11 @@ _LONGEST_POLL_SECONDS = 1.0
 
 def _wait(event: threading.Event, seconds: float) -> bool:
     return event.wait(seconds)
+
+
+def ingest_lease(version: str) -> str:
+    """Name of the lease that the job which writes a version holds."""
+    return f"ingest:{version}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,14 @@ from pipelines.core.errors import (
     SystemicError,
     UnknownNameError,
 )
-from pipelines.core.lease import free_lease
+from pipelines.core.lease import free_lease, ingest_lease
 from pipelines.core.qdrant import Qdrant
 from pipelines.core.settings import Settings
 from pipelines.flink.options import job_name
-from pipelines.flink.record import FlinkRun, read_run, write_run
+from pipelines.flink.record import read_run, write_run
 from pipelines.flink.rest import ENDED, FlinkJob, FlinkRest, JobGoneError
 
-__all__ = ["Stopped", "jobs_of_index", "last_run", "running_job", "stop_job", "version_of"]
+__all__ = ["Stopped", "jobs_of_index", "running_job", "stop_job", "version_of"]
 
 _POLL_SECONDS = 0.3
 
@@ -113,7 +113,7 @@ def stop_job(
     run = read_run(control, name)
     if run is not None and run.job_id == job.job_id:
         write_run(control, name, run.stopped(savepoint))
-        free_lease(control, f"ingest:{name}", run.run)
+        free_lease(control, ingest_lease(name), run.run)
     _log.info("job_stopped", job_id=job.job_id, version=name, savepoint=savepoint)
     return Stopped(name, job.job_id, savepoint)
 
@@ -147,8 +147,3 @@ def _not_too_late(deadline: float, what: str) -> None:
         raise ServiceUnavailableError(
             f"{what} in time (flink.stop_timeout_seconds); look at Flink's page"
         )
-
-
-def last_run(qdrant: Qdrant, version: str) -> FlinkRun | None:
-    """What is known of a version's last run on Flink."""
-    return read_run(Control(qdrant), version)

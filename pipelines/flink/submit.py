@@ -20,7 +20,7 @@ from pipelines.core.errors import (
     SettingsError,
     SystemicError,
 )
-from pipelines.core.job import JobSpec, shared_lease
+from pipelines.core.job import JobSpec, job_lease
 from pipelines.core.settings import Settings
 from pipelines.flink.options import beam_options, job_name
 from pipelines.flink.record import FlinkRun, now, read_run, write_run
@@ -131,7 +131,7 @@ def submit_ingest(
     known = set(rest.job_ids(name))
     run = uuid.uuid4().hex
     spec = JobSpec(settings, target.name, run, f"the Flink job {name}")
-    lease = shared_lease(qdrant, spec)
+    lease = job_lease(qdrant, spec)
     if not lease.acquire(standby=standby, stop=STOP.event, on_wait=on_wait):
         raise SystemicError("stopped before the lease was free; nothing was submitted")
     try:

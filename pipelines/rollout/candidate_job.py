@@ -18,7 +18,7 @@ import structlog
 
 from pipelines.core.control import Control
 from pipelines.core.errors import SettingsError, SystemicError
-from pipelines.core.lease import LEASE
+from pipelines.core.lease import LEASE, ingest_lease
 from pipelines.core.process import ProcessIdentity
 from pipelines.core.settings import Settings
 
@@ -148,7 +148,7 @@ class CandidateJob:
             and not ProcessIdentity.from_payload(started).has_ended(seen_by=self._me)
         ):
             return True
-        lease = self._control.read(LEASE, f"ingest:{self._version}")
+        lease = self._control.read(LEASE, ingest_lease(self._version))
         if lease is None or not lease.fields.get("holder"):
             return False
         if ProcessIdentity.from_payload(lease.fields).has_ended(seen_by=self._me):

@@ -9,7 +9,7 @@ import structlog
 from pipelines.core.backfill_progress import BACKFILL
 from pipelines.core.errors import IndexMissingError, RolloutConflictError, StoreConflictError
 from pipelines.core.faults import point
-from pipelines.core.lease import end_lease
+from pipelines.core.lease import end_lease, ingest_lease
 from pipelines.core.rollout import Rollout, RolloutState, VersionRef
 from pipelines.core.versions import live_version_name, open_version
 from pipelines.core.worker_reports import CANARY_REPORT, read_reports
@@ -59,7 +59,7 @@ def drop_version(context: RolloutContext, rollout: Rollout, ref: VersionRef, why
         _log.warning("version_kept", version=ref.name, rollout=rollout.rollout_id, why=outcome)
         _remove_backfill(context, rollout)
         return outcome
-    job = f"ingest:{ref.name}"
+    job = ingest_lease(ref.name)
     end_lease(control, job, why)
     point("rollout.drop.after_fence")
     if outcome is Dropped.DROPPED:
