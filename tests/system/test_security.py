@@ -21,7 +21,7 @@ from tests.support.forked import ForkedProcess
 from tests.support.jobs import COMMAND, ENVIRONMENT, IngestProcess, write_config
 from tests.support.kafka_security import SCRAM, Grant, SecureKafka
 from tests.support.kafka_server import INSTALL_HINT, kafka_available
-from tests.support.processes import REPOSITORY, free_port, wait_until
+from tests.support.processes import free_port, wait_until
 from tests.support.scenario import Scenario, merged
 from tests.support.stream import Stream
 
@@ -113,7 +113,7 @@ class Case:
             capture_output=True,
             text=True,
             timeout=120,
-            cwd=REPOSITORY,
+            cwd=self.folder,
             env={**os.environ, **ENVIRONMENT, "PLUMBLINE_KAFKA__SASL_PASSWORD": password},
         )
         self.outputs += [done.stdout, done.stderr]
