@@ -54,6 +54,7 @@ _WATCH_SECONDS = 1.0
 _RECORD_SECONDS = 5.0
 _LAG_SECONDS = 1.0
 _REMIND_SECONDS = 30.0
+_FINISH_ATTEMPTS = 5
 
 _BUILDABLE = (RolloutState.PLANNED, RolloutState.BUILDING, RolloutState.FAILED)
 
@@ -222,19 +223,11 @@ class _Build:
             with watch:
                 point("rollout.build.after_job")
                 note = self._fill(live, candidate, watch)
-            rollout = watch.rollout
             if note is None:
-                return self._ended_early(rollout, watch)
-            note = {**rollout.note("build"), **note}
+                return self._ended_early(watch.rollout, watch)
             point("rollout.build.before_verifying")
-            rollout = self._context.store.move(
-                rollout,
-                RolloutState.VERIFYING,
-                f"built from the {self._source}",
-                build=note,
-                progress=watch.progress,
-            )
-            return BuildReport(rollout, True, note)
+            rollout = watch.finish(f"built from the {self._source}", note)
+            return BuildReport(rollout, True, rollout.note("build"))
         except (
             ServiceUnavailableError,
             LeaseHeldError,
@@ -521,6 +514,33 @@ class _Watch:
         self.halt.set()
         self._done.set()
         self._thread.join()
+
+    def finish(self, reason: str, note: Mapping[str, Any]) -> Rollout:
+        """Moves the rollout to verifying; whoever wrote beside us decides first.
+
+        An abort may come between the last look and this step, or right in it.
+
+        Raises
+        ------
+        RolloutConflictError
+            It was aborted or moved meanwhile, or somebody writes all the time.
+        """
+        for attempt in range(_FINISH_ATTEMPTS):
+            self._refresh()
+            try:
+                self.rollout = self._context.store.move(
+                    self.rollout,
+                    RolloutState.VERIFYING,
+                    reason,
+                    build={**self.rollout.note("build"), **note},
+                    progress=self.progress,
+                )
+            except RolloutConflictError:
+                if attempt + 1 == _FINISH_ATTEMPTS:
+                    raise
+            else:
+                break
+        return self.rollout
 
     def check(self) -> None:
         """Raises what ended the build: the lease is lost, it was aborted, the job does not run."""

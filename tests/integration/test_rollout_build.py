@@ -311,6 +311,63 @@ def test_aborted_while_it_runs(world: World) -> None:
     assert rollout.intent.action == "abort"
 
 
+@pytest.mark.parametrize("moment", ["before-the-step", "in-the-step"])
+def test_aborted_as_it_ends(world: World, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    """An intent that comes when all work is done still counts: nothing moves to verifying."""
+    world.plan()
+    context = world.context
+    store = type(context.store)
+    asked = threading.Event()
+
+    def abort() -> None:
+        if not asked.is_set():
+            asked.set()
+            context.store.intend(context.rollout(), "abort", "no longer wanted")
+
+    if moment == "in-the-step":
+        move = store.move
+
+        def moved_beside(
+            self: Any, rollout: Any, after: RolloutState, *rest: Any, **notes: Any
+        ) -> Any:
+            if after is RolloutState.VERIFYING:
+                abort()
+            return move(self, rollout, after, *rest, **notes)
+
+        monkeypatch.setattr(store, "move", moved_beside)
+    else:
+        monkeypatch.setattr(
+            building, "point", lambda at: abort() if at.endswith("verifying") else None
+        )
+    with pytest.raises(RolloutConflictError, match="is being aborted"):
+        world.build()
+    assert asked.is_set()
+    assert context.rollout().state is RolloutState.BUILDING
+
+
+def test_a_note_beside_the_end_does_not_stop_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else's write to the record, in the very step, is no reason to give up."""
+    world.plan()
+    context = world.context
+    store = type(context.store)
+    move = store.move
+    beside: list[str] = []
+
+    def moved_beside(self: Any, rollout: Any, after: RolloutState, *rest: Any, **notes: Any) -> Any:
+        if after is RolloutState.VERIFYING and len(beside) < 2:
+            beside.append(after)
+            context.store.update(context.rollout(), remark={"seen": len(beside)})
+        return move(self, rollout, after, *rest, **notes)
+
+    monkeypatch.setattr(store, "move", moved_beside)
+    assert world.build().complete
+    assert len(beside) == 2
+    assert context.rollout().state is RolloutState.VERIFYING
+    assert context.rollout().note("remark") == {"seen": 2}
+
+
 def test_an_error_moves_it_to_failed_and_it_can_be_tried_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
