@@ -48,3 +48,13 @@ def test_splits_beyond_the_key_groups_are_spread_as_well():
     """More splits than key groups share them."""
     groups = [subtask_of(keyed(b"s", salt_for(b"s", n, 8, 4)), 4, 4) for n in range(8)]
     assert groups == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_an_element_keeps_its_key_through_a_worker():
+    """What a worker decodes and encodes again falls where it was meant to fall."""
+    feed = Feed.of(Settings(kafka={"topics": ["documents"], "splits": 8}), "group")
+    coder = KafkaSourceCoder()
+    elements = [coder.encode(source) for source in KafkaSource(feed, "run").splits(128)]
+    again = [coder.encode(coder.decode(element)) for element in elements]
+    assert again == elements
+    assert [subtask_of(element, 8, 128) for element in again] == list(range(8))

@@ -19,7 +19,7 @@ from pipelines.io.kafka.feed import Feed
 from pipelines.io.kafka.mark import KafkaMark, KafkaMarkCoder
 from pipelines.io.kafka.positions import ledger_of
 from pipelines.io.kafka.reader import KafkaReader
-from pipelines.io.kafka.spread import keyed, salt_for, unkeyed
+from pipelines.io.kafka.spread import keyed, salt_for, salt_of, unkeyed
 from pipelines.io.kafka.start import end_offsets
 
 __all__ = ["KafkaSource", "KafkaSourceCoder", "ReadFromKafka"]
@@ -124,7 +124,7 @@ class KafkaSource(UnboundedSource):
         return f"KafkaSource(group_id={self.feed.group_id!r}, split={self.split_index})"
 
 
-def _source(state: str) -> KafkaSource:
+def _source(state: str, salt: int = 0) -> KafkaSource:
     values = json.loads(state)
     until = values["until"]
     return KafkaSource(
@@ -134,6 +134,7 @@ def _source(state: str) -> KafkaSource:
         until
         if until is None
         else {TopicPartition(topic, number): offset for topic, number, offset in until},
+        salt,
     )
 
 
@@ -145,8 +146,10 @@ class KafkaSourceCoder(Coder):
         return keyed(value._state().encode(), value.salt)
 
     def decode(self, encoded: bytes) -> KafkaSource:
-        """The source of those bytes."""
-        return _source(unkeyed(encoded).decode())
+        """The source of those bytes, with its salt: Flink takes the key from what a worker has
+        decoded and encoded again.
+        """
+        return _source(unkeyed(encoded).decode(), salt_of(encoded))
 
     def is_deterministic(self) -> bool:
         """True: equal sources give equal bytes."""

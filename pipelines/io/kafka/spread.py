@@ -9,7 +9,7 @@ do not care.
 
 from __future__ import annotations
 
-__all__ = ["keyed", "salt_for", "subtask_of", "unkeyed"]
+__all__ = ["keyed", "salt_for", "salt_of", "subtask_of", "unkeyed"]
 
 _SALT_BYTES = 4
 _INT = 0xFFFFFFFF
@@ -56,6 +56,11 @@ def keyed(state: bytes, salt: int) -> bytes:
 def unkeyed(element: bytes) -> bytes:
     """The element without it."""
     return element[_SALT_BYTES:]
+
+
+def salt_of(element: bytes) -> int:
+    """The number of an element that has one."""
+    return int.from_bytes(element[:_SALT_BYTES], "big")
 
 
 def subtask_of(element: bytes, parallelism: int, max_parallelism: int) -> int:
