@@ -28,6 +28,7 @@ import yaml
 
 from monitors.golden.files import GoldenQuery, Problem, read_text
 from pipelines.core.errors import SettingsError
+from pipelines.core.yaml_text import YamlError, compose_yaml
 
 __all__ = ["MAXIMUM_GRADE", "read_native", "write_native"]
 
@@ -54,16 +55,12 @@ def read_native(path: Path) -> tuple[list[GoldenQuery], list[Problem]]:
         The file cannot be read, or is no YAML.
     """
     text = read_text(path)
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        root = yaml.compose(text, Loader=loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark is not None else 1
-        # The library's words may quote the file.
-        problem = re.sub(r"'[^']{2,}'", "…", getattr(error, "problem", None) or "not YAML")
+        root = compose_yaml(text)
+    except YamlError as error:
         raise SettingsError(
-            f"{path}:{line}: {problem}. Put texts with special characters in quotes."
+            f"{path}:{error.line or 1}: {error.problem}. Put texts with special characters in "
+            "quotes."
         ) from None
     reader = _Reader(path)
     return reader.read(root), reader.problems

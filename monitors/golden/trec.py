@@ -77,7 +77,7 @@ def _read_queries(path: Path, problems: list[Problem]) -> dict[str, tuple[str, i
 def _json_query(line: str) -> tuple[str, str, str, str]:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "", "", "line", "expected a JSON object, got something that is no JSON"
     if not isinstance(row, dict):
         return "", "", "line", f"expected a JSON object, got {type(row).__name__}"
@@ -89,7 +89,18 @@ def _json_query(line: str) -> tuple[str, str, str, str]:
             got = "nothing" if value is None else type(value).__name__
             got = "empty text" if isinstance(value, str) else got
             return "", "", field, f"expected text that is not empty, got {got}"
+        if not _is_unicode(str(value)):
+            return "", "", field, "expected text, got half of a surrogate pair"
     return str(identity), str(text), "_id", ""
+
+
+def _is_unicode(text: str) -> bool:
+    """False for half of a surrogate pair, which JSON can spell and no store can keep."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _tab_query(line: str) -> tuple[str, str, str, str]:

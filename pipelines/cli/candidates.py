@@ -24,22 +24,21 @@ def read_contract(path: Path) -> ContractSettings:
     """
     import difflib
 
-    import yaml
     from pydantic import ValidationError
 
     from pipelines.core.errors import SettingsError
     from pipelines.core.settings import ContractSettings
+    from pipelines.core.yaml_text import YamlError, load_yaml
 
     try:
-        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values: Any = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise SettingsError(f"cannot read {path}: it is not UTF-8") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark is not None else ""
-        raise SettingsError(f"{path}{line}: it is not YAML") from None
+    except YamlError as error:
+        line = f":{error.line}" if error.line is not None else ""
+        raise SettingsError(f"{path}{line}: {error.problem}") from None
     if isinstance(values, dict) and "contract" in values:
         values = values["contract"]
     if not isinstance(values, dict):

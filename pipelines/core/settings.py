@@ -11,12 +11,12 @@ import difflib
 import json
 import os
 import re
+import string
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     Field,
@@ -43,6 +43,7 @@ from pipelines.core.monitor_settings import MonitorSettings
 from pipelines.core.position import OrderBy
 from pipelines.core.rollout_settings import RolloutSettings
 from pipelines.core.section import PositiveSeconds, Section
+from pipelines.core.yaml_text import YamlError, load_yaml
 
 __all__ = [
     "ChunkSettings",
@@ -282,6 +283,21 @@ class ChunkSettings(Section):
         return self
 
 
+def _is_template(template: str) -> bool:
+    """Whether its fields are `{text}` and `{title}` as they stand.
+
+    A format could widen a text to gigabytes, an attribute could name what is no text.
+    """
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError:
+        return False
+    fields = [(name, form, conversion) for _, name, form, conversion in parts if name is not None]
+    names = {name for name, _, _ in fields}
+    plain = all(not form and conversion is None for _, form, conversion in fields)
+    return plain and "text" in names <= {"text", "title"}
+
+
 class ContractSettings(Section):
     """What decides what a vector means. Changing any of it makes a new version."""
 
@@ -304,14 +320,11 @@ class ContractSettings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> ContractSettings:
-        if "{text}" not in self.template:
-            raise ValueError("`template` must contain {text}; {title} is the other valid field")
-        try:
-            self.template.format(title="", text="")
-        except (KeyError, IndexError, ValueError):
+        if not _is_template(self.template):
             raise ValueError(
-                f"`template` is {self.template!r}: valid fields are {{title}} and {{text}}"
-            ) from None
+                f"`template` is {self.template!r}: valid fields are {{title}} and {{text}}, as they "
+                "stand, and it must contain {text}; a brace itself is written twice"
+            )
         if self.trust_remote_code not in (None, self.model):
             raise ValueError(
                 f"`trust_remote_code` must name the model itself ({self.model!r}), so that a "
@@ -579,14 +592,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"
         ) from None
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        # The words quote tags and aliases, which is what an unquoted password looks like.
-        problem = re.sub(r"'[^']{2,}'", "…", getattr(error, "problem", None) or "it is not YAML")
+        values = load_yaml(text)
+    except YamlError as error:
+        where = f", line {error.line}, column {error.column}" if error.line is not None else ""
         raise SettingsError(
-            f"{path}{where}: {problem}. Put values with special characters in quotes."
+            f"{path}{where}: {error.problem}. Put values with special characters in quotes."
         ) from None
     if values is None:
         return {}

@@ -1,0 +1,75 @@
+"""Fuzzes one target for a while, guided by coverage (atheris, on libFuzzer).
+
+::
+
+    python -m tests.fuzz decode --seconds 60 --seed 7
+
+Ends with 0 when nothing was found; else prints the exception, and the input as `bytes` of Python
+that belongs into `tests/fuzz/found.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["pipelines.core", "pipelines.cli", "monitors.golden"]):
+    from tests.fuzz.targets import TARGETS
+
+from tests.fuzz.seeds import seeds, words
+
+FOUND = 77
+"""Exit code, libFuzzer's own, of a find."""
+_LONGEST_INPUT = 4_096
+
+
+def main() -> None:
+    """Never returns: libFuzzer ends the process."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("target", choices=list(TARGETS))
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--corpus", type=Path, help="keeps what it learns there")
+    arguments = parser.parse_args()
+    scratch = Path(tempfile.mkdtemp(prefix="plumbline-corpus-"))
+    corpus = arguments.corpus or scratch / "corpus"
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(seeds(arguments.target)):
+        (corpus / f"seed-{number}").write_bytes(seed)
+    dictionary = scratch / "words"
+    dictionary.write_text("".join(f'"{word}"\n' for word in words(arguments.target)))
+    target = TARGETS[arguments.target]
+
+    def once(data: bytes) -> None:
+        try:
+            target(data)
+        except BaseException:
+            print(f"FOUND by {arguments.target}, bytes:\n{data!r}", flush=True)
+            traceback.print_exc()
+            raise
+
+    atheris.Setup(
+        [
+            sys.argv[0],
+            f"-max_total_time={arguments.seconds}",
+            f"-seed={arguments.seed}",
+            f"-max_len={_LONGEST_INPUT}",
+            f"-dict={dictionary}",
+            f"-artifact_prefix={scratch}/",
+            "-timeout=20",
+            "-rss_limit_mb=1500",
+            "-print_final_stats=1",
+            str(corpus),
+        ],
+        once,
+    )
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
