@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from kafka.errors import LogTruncationError, OffsetOutOfRangeError, UnsupportedC
 
 from pipelines.core.errors import (
     DataLossError,
+    PlumblineError,
     ServiceRefusedError,
     ServiceUnavailableError,
     SettingsError,
@@ -36,6 +38,12 @@ _DAMAGE_TRIES = 3
 
 _RECONNECT_SECONDS = 30.0
 """After this much silence the connection is made anew, by the names the settings give."""
+
+_ENDS_SECONDS = 2.0
+"""How old an end of a partition may be that the lag is told by, as long as the broker answers."""
+
+_ENDS_WAIT_SECONDS = 1.0
+"""How long the broker is waited for then: a gauge is worth no more."""
 
 _log = structlog.get_logger()
 
@@ -82,6 +90,9 @@ class Cursor:
         self._leaders: dict[TopicPartition, Any] = {}
         self._version = -1
         self._answers: dict[Any, float] = {}
+        self._ends: dict[TopicPartition, int] = {}
+        self._ends_at = float("-inf")
+        self._drained_at = float("-inf")
         self._damaged = 0
 
     def close(self) -> None:
@@ -130,6 +141,7 @@ class Cursor:
             self._consumer = None
             load_topics(manager, self.feed, {partition.topic for partition in self.tracks})
             self._answers = {}
+            self._forget_ends()
             self._version = -1
         if self._version != manager.metadata_version or consumer is not self._consumer:
             self._follow(consumer, manager)
@@ -205,6 +217,7 @@ class Cursor:
         consumer = self._consumer
         if not drained or consumer is None:
             return
+        self._drained_at = time.monotonic()
         self._silence.keep({"any broker", *self._leaders.values()})
         for node in {"any broker", *self._leaders.values()}:
             if self._silence.add(node, waited) > _RECONNECT_SECONDS and node == "any broker":
@@ -323,6 +336,8 @@ class Cursor:
             else:
                 track.topic_id = topic_id
         begin = _offsets(consumer, recreated, beginning=True)
+        if recreated:
+            self._forget_ends()
         for partition in recreated:
             track = self.tracks[partition]
             track.topic_id = seen.topic_ids[partition.topic]
@@ -346,6 +361,7 @@ class Cursor:
         partitions = [partition for partition in offsets if partition in self.tracks]
         begin = _offsets(consumer, partitions, beginning=True)
         end = _offsets(consumer, partitions, beginning=False)
+        self._forget_ends()
         for partition in partitions:
             track = self.tracks[partition]
             lost = begin[partition] - track.position
@@ -362,6 +378,7 @@ class Cursor:
     def _truncated(self, consumer: KafkaConsumer, divergent: Mapping[TopicPartition, Any]) -> None:
         partitions = [partition for partition in divergent if partition in self.tracks]
         begin = _offsets(consumer, partitions, beginning=True)
+        self._forget_ends()
         for partition in partitions:
             track = self.tracks[partition]
             known = divergent[partition]
@@ -412,11 +429,34 @@ class Cursor:
         with self._slot.lock:
             if self._slot.epoch != self._epoch or self._slot.consumer != consumer:
                 return
+            self._ask_ends(consumer)
             for partition in self._assigned:
-                highwater: int | None = consumer.highwater(partition)
-                if highwater is not None:
-                    lag = max(highwater - self.tracks[partition].position, 0)
+                fetched: int | None = consumer.highwater(partition)
+                ends = [end for end in (fetched, self._ends.get(partition)) if end is not None]
+                if ends:
+                    lag = max(max(ends) - self.tracks[partition].position, 0)
                     gauge.labels(partition.topic, str(partition.partition)).set(lag)
+
+    def _ask_ends(self, consumer: KafkaConsumer) -> None:
+        """Asks where the partitions end, unless fetches have said so lately.
+
+        A fetch says it too, but there is none while its records are worked off: behind a slow
+        encoder the ends known from fetches are minutes old, and the lag would be what was fetched
+        instead of what waits.
+        """
+        now = time.monotonic()
+        if now - max(self._ends_at, self._drained_at) < _ENDS_SECONDS:
+            return
+        self._ends_at = now
+        with contextlib.suppress(PlumblineError):  # the next fetch deals with what is wrong
+            self._ends = _offsets(
+                consumer, self._assigned, beginning=False, timeout_seconds=_ENDS_WAIT_SECONDS
+            )
+
+    def _forget_ends(self) -> None:
+        """Those of another topic of the same name, or of one that was cut, say nothing."""
+        self._ends = {}
+        self._ends_at = float("-inf")
 
 
 def _position(consumer: KafkaConsumer, partition: TopicPartition) -> int | None:
@@ -427,14 +467,18 @@ def _position(consumer: KafkaConsumer, partition: TopicPartition) -> int | None:
 
 
 def _offsets(
-    consumer: KafkaConsumer, partitions: Iterable[TopicPartition], *, beginning: bool
+    consumer: KafkaConsumer,
+    partitions: Iterable[TopicPartition],
+    *,
+    beginning: bool,
+    timeout_seconds: float = CONNECT_SECONDS,
 ) -> dict[TopicPartition, int]:
     wanted = list(partitions)
     if not wanted:
         return {}
     ask = consumer.beginning_offsets if beginning else consumer.end_offsets
     try:
-        found: dict[TopicPartition, int] = ask(wanted, timeout_ms=CONNECT_SECONDS * 1000)
+        found: dict[TopicPartition, int] = ask(wanted, timeout_ms=timeout_seconds * 1000)
     except KeyError as error:
         # kafka-python trips over a partition that the answer leaves out.
         raise TransientError("a broker did not say where a partition begins and ends") from error
