@@ -16,6 +16,7 @@ NAMES = (
     "backfill",
     "conditional",
     "memory",
+    "scaling",
     "chunking",
     "drift_cost",
     "drift_table",

@@ -104,9 +104,8 @@ class Bench:
             index=f"bench-{uuid.uuid4().hex[:8]}",
             kafka={**broker.kafka, "topics": [topic]},
             qdrant=store.qdrant,
-            runtime={"device": "cpu"},
             metrics={"port": None},
-            **{"contract": CONTRACT, **settings},
+            **{"contract": CONTRACT, "runtime": {"device": "cpu"}, **settings},
         )
 
     def run(self) -> Timed:

@@ -46,8 +46,14 @@ class Broker:
         self.kafka = kafka
         self._producer = producer
 
-    def create_topic(self, topic: str) -> None:
-        """Makes a topic with its dead-letter and its replay topic."""
+    def create_topic(self, topic: str, partitions: int = _PARTITIONS) -> None:
+        """Makes a topic with its dead-letter and its replay topic.
+
+        Parameters
+        ----------
+        partitions
+            Of the topic; the in-process broker gives every topic four.
+        """
         names = [topic, f"{topic}.dead-letters", f"{topic}.dead-letters.replay"]
         if self.kafka.get("create_topics") is False:
             for name in names:  # the mock makes what it is asked for
@@ -56,7 +62,10 @@ class Broker:
         admin = AdminClient({"bootstrap.servers": self.kafka["bootstrap_servers"], "log_level": 3})
         # The events of tests carry times long past, which retention would soon act on.
         keep = {"retention.ms": "-1"}
-        topics = [NewTopic(name, _PARTITIONS, 1, config=keep) for name in names]
+        counts = (partitions, _PARTITIONS, _PARTITIONS)
+        topics = [
+            NewTopic(name, count, 1, config=keep) for name, count in zip(names, counts, strict=True)
+        ]
         for made in admin.create_topics(topics).values():
             made.result(_TIMEOUT_SECONDS)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -33,9 +33,24 @@ class FlinkStack:
     task_managers, slots
         How many, and task slots of each. With two of each, one task manager can run a job of
         parallelism 2 alone.
+    pools
+        In place of one pool beside each task manager: the first of these serves all of them.
+    config
+        Of Flink, beside what is here.
+    start_timeout_seconds
+        Of the cluster.
     """
 
-    def __init__(self, directory: Path, task_managers: int = 2, slots: int = 2) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        task_managers: int = 2,
+        slots: int = 2,
+        *,
+        pools: Sequence[PoolProcess] = (),
+        config: Mapping[str, Any] | None = None,
+        start_timeout_seconds: float = 120.0,
+    ) -> None:
         self.cluster = FlinkCluster(
             task_managers,
             slots,
@@ -46,13 +61,16 @@ class FlinkStack:
                 "restart-strategy.type": "fixed-delay",
                 "restart-strategy.fixed-delay.attempts": 1000,
                 "restart-strategy.fixed-delay.delay": "1 s",
+                **(config or {}),
             },
         )
-        port = free_port()
-        self.pools = [
+        port = pools[0].port if pools else free_port()
+        self.pools = list(pools) or [
             PoolProcess(f"127.0.0.{number + 1}", port, directory / f"pool-{number}.log")
             for number in range(task_managers)
         ]
+        self._pool = f"{pools[0].host if pools else POOL}:{port}"
+        self._start_timeout_seconds = start_timeout_seconds
         self.job_server = FlinkJobServer(self.cluster.rest_address)
         self._directory = directory
         self._commands = 0
@@ -66,7 +84,7 @@ class FlinkStack:
                 "job_endpoint": self.job_server.endpoint,
                 "rest_url": self.cluster.rest_url,
                 "environment": "EXTERNAL",
-                "environment_config": f"{POOL}:{self.pools[0].port}",
+                "environment_config": self._pool,
                 "parallelism": 2,
                 "checkpoint_interval_seconds": 0.5,
                 **flink,
@@ -130,7 +148,8 @@ class FlinkStack:
             for pool in self.pools:
                 self._stack.callback(pool.kill)
                 pool.start()
-            self._stack.enter_context(self.cluster)
+            self._stack.callback(self.cluster.close)
+            self.cluster.start(self._start_timeout_seconds)
             self._stack.callback(self.job_server.close)
         except BaseException:
             self._stack.close()

@@ -126,6 +126,13 @@ def _pooling_on_signal() -> None:
     signal.signal(signal.SIGUSR1, change)
 
 
+def _slow_encoder() -> None:
+    """A batch takes a fifth of a second to encode; from SIGUSR1 on what it really takes."""
+    from tests.support.slow_encoder import slow_until_signal
+
+    slow_until_signal()
+
+
 MUTATIONS: dict[str, Callable[[], None]] = {
     "none": _none,
     "reshuffle": _reshuffle,
@@ -134,6 +141,7 @@ MUTATIONS: dict[str, Callable[[], None]] = {
     "no-clean-up": _no_clean_up,
     "commit-at-poll": _commit_at_poll,
     "pooling-on-signal": _pooling_on_signal,
+    "slow-encoder": _slow_encoder,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,12 +26,26 @@ class PoolProcess:
         Where it listens; its metrics get a port of their own.
     log_path
         Where its output and that of its workers goes, appended to.
+    command
+        In place of `plumbline`.
+    environment
+        Added to its own.
     """
 
-    def __init__(self, host: str, port: int, log_path: Path) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        log_path: Path,
+        *,
+        command: Sequence[str] = COMMAND,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.host = host
         self.port = port
         self._log_path = log_path
+        self._command = command
+        self._environment = dict(environment or {})
         self._process: ServerProcess | None = None
 
     @property
@@ -43,7 +58,7 @@ class PoolProcess:
         """Start it, and wait until it serves."""
         self._process = ServerProcess(
             [
-                *COMMAND,
+                *self._command,
                 *("worker-pool", "--host", self.host, "--port", str(self.port)),
                 *("--metrics-port", "0"),
             ],
@@ -53,6 +68,7 @@ class PoolProcess:
                 "PYTHONPATH": str(REPOSITORY),  # for steps of tests
                 "PLUMBLINE_METRICS__HOST": self.host,
                 "PLUMBLINE_LOG_FORMAT": "json",
+                **self._environment,
             },
         )
         self._process.wait_ready(lambda: self.events("worker_pool_serving"), timeout_seconds)
