@@ -7,10 +7,8 @@ __all__ = ["FOUND"]
 
 def _bomb() -> bytes:
     """Nine references to nine references, nine times over: 400 million values in 600 bytes."""
-    lines = [b"- &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]"]
-    for level in range(1, 9):
-        lines.append(b"- &a%d [%s]" % (level, b", ".join([b"*a%d" % (level - 1)] * 9)))
-    return b"\n".join(lines)
+    nine = (b"- &a%d [%s]" % (n, b", ".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 9))
+    return b"\n".join([b"- &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]", *nine])
 
 
 def _chain() -> bytes:

@@ -94,7 +94,7 @@ def _dead_letter() -> Iterator[bytes]:
         )
         wire = letter.to_wire()
         lines = (name.encode() + b"=" + (held or b"") for name, held in wire.headers)
-        yield b"\n".join([wire.value or b"", *lines])
+        yield b"\1" + b"\n".join([wire.value or b"", *lines])
 
 
 def _contract() -> Iterator[bytes]:

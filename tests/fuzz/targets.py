@@ -16,7 +16,7 @@ from monitors.golden.native import write_native
 from pipelines.cli.candidates import read_contract
 from pipelines.core.canaries import Canaries
 from pipelines.core.contract import EmbeddingContract, model_slug
-from pipelines.core.dead_letters import NotADeadLetterError, parse_dead_letter
+from pipelines.core.dead_letters import HEADER_NAMES, NotADeadLetterError, parse_dead_letter
 from pipelines.core.decode import Ignored, decode
 from pipelines.core.errors import BadRecordError, SettingsError, StoreConflictError
 from pipelines.core.records import Record
@@ -71,13 +71,18 @@ def fuzz_decode(data: bytes) -> None:
 
 
 def fuzz_dead_letter(data: bytes) -> None:
-    """Headers as the dead-letter topic holds them, parted by line ends, and a value."""
-    value, *lines = data.split(b"\n")
-    headers = tuple(
-        (name.decode("latin-1"), held) for name, _, held in (line.partition(b"=") for line in lines)
-    )
+    """A value and headers as the dead-letter topic holds them, parted by line ends.
+
+    After an odd first byte the last headers bear the names of ours, whatever they hold.
+    """
+    named, (value, *lines) = data[:1], data[1:].split(b"\n")
+    pairs = [(name.decode("latin-1"), held) for name, _, held in (x.partition(b"=") for x in lines)]
+    if named and named[0] % 2:
+        values = [held for _, held in pairs[-len(HEADER_NAMES) :]]
+        values += [b""] * (len(HEADER_NAMES) - len(values))
+        pairs[-len(HEADER_NAMES) :] = zip(HEADER_NAMES, values, strict=True)
     try:
-        letter = parse_dead_letter(Record("t.dead", 0, 7, 1_000, None, value, headers))
+        letter = parse_dead_letter(Record("t.dead", 0, 7, 1_000, None, value, tuple(pairs)))
     except NotADeadLetterError as error:
         _check_message(error)
     else:
