@@ -272,7 +272,7 @@ def run_ingest(
             try:
                 cancelled = _run_pipeline(settings, target, runner, options, until_caught_up)
             except IndexMissingError as error:
-                raise _dropped(qdrant, lease.name, error) from None
+                raise _dropped(qdrant, lease.name, error, target) from None
         lease.check()
         failure = commit_failure(target.group_id)
         if failure is not None:  # of the last bundle: no other came that would have raised it
@@ -339,7 +339,7 @@ def check_still_there(qdrant: Qdrant, version: Version, lease_name: str) -> None
     try:
         now = open_version(qdrant, version.name)
     except IndexMissingError as error:
-        raise _dropped(qdrant, lease_name, error) from None
+        raise _dropped(qdrant, lease_name, error, version) from None
     if now.incarnation != version.incarnation:
         raise StoreConflictError(
             f"{version.name} was dropped and made anew while this job waited for its lease "
@@ -347,10 +347,20 @@ def check_still_there(qdrant: Qdrant, version: Version, lease_name: str) -> None
         )
 
 
-def _dropped(qdrant: Qdrant, lease_name: str, error: IndexMissingError) -> IndexMissingError:
+def _dropped(
+    qdrant: Qdrant, lease_name: str, error: IndexMissingError, version: Version
+) -> IndexMissingError:
     """The same error in the words of whoever dropped the version, where they left some."""
     why = end_message(Control(qdrant), lease_name)
-    return IndexMissingError(why) if why else error
+    if why:
+        return IndexMissingError(why)
+    if qdrant.call("collection_exists", version.name):
+        return error
+    return IndexMissingError(
+        f"the version {version.name} is gone from Qdrant at {qdrant.where}: somebody dropped its "
+        "collection. Nothing was committed that is not written. Restore it from a snapshot, or "
+        "start with `--create`, which makes it anew and fills it from the topics."
+    )
 
 
 def _run_pipeline(

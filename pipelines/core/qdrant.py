@@ -11,6 +11,8 @@ import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from pipelines.core.embedded_groups import query_points_groups
 from pipelines.core.embedded_lookup import DocumentLookup
 from pipelines.core.embedded_storage import RequestTransaction
@@ -38,6 +40,8 @@ MINIMUM_RELEASE = (1, 18)
 _TRANSIENT_STATUS = frozenset({408, 425, 429})
 
 _LONGEST_WORDS = 200
+
+_log = structlog.get_logger()
 
 
 def translate(error: Exception, where: str) -> PlumblineError:
@@ -127,7 +131,7 @@ def _from_status(status: int, words: str, where: str, retry_after: str | None) -
             seconds = float(retry_after)
         return TransientError(said, retry_after_seconds=seconds)
     if status in (401, 403):
-        return _refused(said, known=status == 403)
+        return _refused(said)
     if status == 404:
         return IndexMissingError(said)
     if status == 409 or "already exists" in words:
@@ -135,8 +139,10 @@ def _from_status(status: int, words: str, where: str, retry_after: str | None) -
     return RequestRefusedError(said)
 
 
-def _refused(said: str, *, known: bool) -> ServiceRefusedError:
-    if known:
+def _refused(said: str) -> ServiceRefusedError:
+    # By its words: 403 and PERMISSION_DENIED are also what a token gets that has run out, or whose
+    # signing key was replaced ("ExpiredSignature", "InvalidSignature").
+    if "is required" in said:
         return ServiceRefusedError(
             f"{said}. The key is known and may not do this: a key that only reads is enough to "
             "search; jobs, the monitor and rollouts need one that writes and makes collections "
@@ -144,7 +150,7 @@ def _refused(said: str, *, known: bool) -> ServiceRefusedError:
         )
     return ServiceRefusedError(
         f"{said}. Set `qdrant.api_key` (PLUMBLINE_QDRANT__API_KEY) or `qdrant.api_key_file` to a "
-        "key that the server knows."
+        "key that the server knows: one that was revoked, replaced or has run out is refused."
     )
 
 
@@ -152,8 +158,7 @@ def _from_grpc(code: str, error: Any, where: str) -> PlumblineError:
     details = error.details() if callable(getattr(error, "details", None)) else ""
     said = f"Qdrant at {where} answered {code}: {str(details)[:300]}"
     if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
-        # Over gRPC Qdrant denies a key that it does not know as it denies one that may only read.
-        return _refused(said, known="access is required" in str(details))
+        return _refused(said)
     if code == "UNIMPLEMENTED":
         return ServiceRefusedError(f"{said}. Is it a Qdrant server, and of 1.18 or newer?")
     if code == "NOT_FOUND":
@@ -171,15 +176,25 @@ class Qdrant:
     The embedded engine is not thread-safe (concurrent writers and searchers broke it), so its
     calls share one lock. Every call must be safe to repeat: all of ours are conditional or
     idempotent.
+
+    A key that is refused is read again from `qdrant.api_key_file`: where the file holds another
+    one by now, the call is repeated with it, so that a key is replaced without a restart.
     """
 
     def __init__(
-        self, client: QdrantClient, where: str, settings: QdrantSettings, retry: RetrySettings
+        self,
+        client: QdrantClient,
+        where: str,
+        settings: QdrantSettings,
+        retry: RetrySettings,
+        key: str | None = None,
     ) -> None:
         self._client = client
         self.where = where
         self.settings = settings
         self._retry = retry
+        self._key = key
+        self._key_lock = threading.Lock()
         self.local = settings.url is None
         self._lock: AbstractContextManager[Any] = threading.RLock() if self.local else nullcontext()
         self._storages: dict[str, RequestTransaction] = {}
@@ -211,10 +226,9 @@ class Qdrant:
 
     def try_call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """The same without retries: raises `TransientError` when Qdrant does not answer."""
+        if not self.local:
+            return self._ask(method, args, kwargs)
         try:
-            operation = getattr(self._client, method)
-            if not self.local:
-                return operation(*args, **kwargs)
             with self._lock, warnings.catch_warnings():
                 # It warns of its size and of indexes it does not have; the same code serves both.
                 warnings.simplefilter("ignore", UserWarning)
@@ -228,6 +242,39 @@ class Qdrant:
                 return result
         except Exception as error:  # translate re-raises what it does not know
             raise translate(error, self.where) from error
+
+    def _ask(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One request to a server, and a second one where the first was refused for an old key."""
+        key, client = self._key, self._client
+        try:
+            try:
+                return getattr(client, method)(*args, **kwargs)
+            except Exception as error:  # translate re-raises what it does not know
+                raise translate(error, self.where) from error
+        except ServiceRefusedError:
+            if not self._renew_key(key):
+                raise
+        return self._ask(method, args, kwargs)
+
+    def _renew_key(self, refused: str | None) -> bool:
+        """Whether there is another key than the refused one by now; the client then has it."""
+        file = self.settings.api_key_file
+        if file is None or self.settings.api_key is not None:
+            return False
+        with self._key_lock:
+            if self._key != refused:
+                return True  # Another thread was quicker.
+            try:
+                key = secret(None, file, "qdrant.api_key")
+                if key == refused:
+                    return False
+                # The old client is left to whoever is in a call of it.
+                self._client = _client_of(self.settings, key)
+            except SettingsError:
+                return False  # What was refused says more than a file that is being replaced.
+            self._key = key
+        _log.info("qdrant_key_renewed", file=str(file))
+        return True
 
     def _embedded(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # The engine walks through the whole collection for a condition and for groups.
@@ -366,6 +413,13 @@ def _open(settings: Settings) -> Qdrant:
         opened.tune_all()
         return opened
     key = secret(store.api_key, store.api_key_file, "qdrant.api_key")
+    return Qdrant(_client_of(store, key), store.url, store, settings.retry, key)
+
+
+def _client_of(store: QdrantSettings, key: str | None) -> QdrantClient:
+    """A client of the server; raises `SettingsError` for a key that cannot be one."""
+    from qdrant_client import QdrantClient
+
     if key is not None and not (key.isascii() and key.isprintable()):
         # The client would fail with a message, or a traceback, that shows it.
         raise SettingsError(
@@ -378,7 +432,7 @@ def _open(settings: Settings) -> Qdrant:
     with warnings.catch_warnings():
         # The client warns of a key over plain HTTP, which is right for a loopback or a mesh.
         warnings.simplefilter("ignore", UserWarning)
-        client = QdrantClient(
+        return QdrantClient(
             url=store.url,
             grpc_port=store.grpc_port,
             prefer_grpc=store.grpc,
@@ -388,4 +442,3 @@ def _open(settings: Settings) -> Qdrant:
             check_compatibility=False,
             **extra,
         )
-    return Qdrant(client, store.url, store, settings.retry)

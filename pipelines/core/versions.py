@@ -28,6 +28,7 @@ __all__ = [
     "Version",
     "check_alias_is_free",
     "check_process",
+    "check_unchanged",
     "create_version",
     "find_version",
     "list_versions",
@@ -241,6 +242,29 @@ def open_version(qdrant: Qdrant, name: str) -> Version:
         canaries=Canaries.from_json(kept["canaries"]),
         created_at=kept["created_at"],
     )
+
+
+def check_unchanged(qdrant: Qdrant, version: Version) -> None:
+    """Whether the collection is still the one that was opened; one request.
+
+    Raises
+    ------
+    IndexMissingError
+        It is gone.
+    StoreConflictError
+        Another one has its name: what was written to the first is not in it.
+    """
+    info = qdrant.call("get_collection", version.name)
+    kept = (info.config.metadata or {}).get(METADATA_KEY)
+    found = kept.get("incarnation") if isinstance(kept, dict) else None
+    if found != version.incarnation:
+        now = "it carries no contract" if found is None else f"now {found}"
+        raise StoreConflictError(
+            f"{version.name} was dropped and made anew while it was written (incarnation "
+            f"{version.incarnation}, {now}). Nothing was committed that is not written. If it was "
+            "made by hand, drop it; then restore the version from a snapshot, or start with "
+            "`--create` to fill it from the topics."
+        )
 
 
 def check_process(version: Version, encoder: Encoder, order_by: OrderBy | None) -> CanaryReport:

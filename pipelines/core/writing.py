@@ -283,23 +283,52 @@ class DocumentWriter:
                 self._upsert(group[:middle], oldest, batch)
                 self._upsert(group[middle:], oldest, batch)
                 return
-            self._check_collection(group[0], error)
+            self._check_collection(group[0], oldest, error)
             batch.refused[group[0].plan.event.document_id] = str(error)
 
-    def _check_collection(self, item: _Item, error: RequestRefusedError) -> None:
-        """Raises `error` when it need not be about the record.
+    def _check_collection(self, item: _Item, oldest: Position, error: RequestRefusedError) -> None:
+        """Raises when a refusal need not be about the record.
 
-        It need not when the collection is not what it was, or when a write that has nothing to
-        refuse, the deletion of a point that never was, is refused as well.
+        It need not when the collection is not what it was, or when it refuses a write that has
+        nothing to refuse: of an empty point that never was, in the mode that adds none. A limit of
+        Qdrant's strict mode (points, bytes) refuses that one too; a deletion it would let pass.
         """
+        from qdrant_client import models
+
         info = self._qdrant.call("get_collection", self._collection)
         vectors = info.config.params.vectors
         dense = vectors.get(DENSE) if isinstance(vectors, dict) else None
         vector = item.plan.vectors
         if dense is None or (vector is not None and dense.size != vector.shape[1]):
-            raise error
-        nobody = [point_id(self._index, "", 0)]  # no document has an empty id
-        self._qdrant.call("delete", self._collection, points_selector=nobody, wait=True)
+            found = f"no vector {DENSE!r}" if dense is None else f"dimension {dense.size}"
+            wanted = "one" if vector is None else f"dimension {vector.shape[1]}"
+            raise StoreConflictError(
+                f"the collection {self._collection} is not the one that this job opened: it has "
+                f"{found}, expected is {wanted}. Somebody made it anew by hand. Nothing was "
+                "committed that is not written. Drop that collection and restore the version from "
+                "a snapshot, or start with `--create` to fill it from the topics."
+            ) from error
+        nobody = models.PointStruct(
+            id=point_id(self._index, "", 0),  # no document has an empty id
+            vector={DENSE: [1.0] + [0.0] * (dense.size - 1)},
+            payload={},
+        )
+        try:
+            self._qdrant.call(
+                "upsert",
+                self._collection,
+                points=[nobody],
+                update_filter=older_than(oldest, self._order_by),
+                update_mode=models.UpdateMode.UPDATE_ONLY,
+                wait=True,
+            )
+        except RequestRefusedError as refused:
+            raise RequestRefusedError(
+                f"{refused}. It refuses every write to {self._collection}, so no document is to "
+                "blame: none became a dead letter, and nothing was committed that is not written. "
+                "Mend what it names (a limit of `strict_mode_config` is changed by PATCH "
+                f"/collections/{self._collection}), then start the job again."
+            ) from refused
 
     def _read(self, ids: Sequence[Any]) -> dict[str, Head]:
         found = {}

@@ -16,10 +16,12 @@ from pipelines.core.failures import guarded
 from pipelines.core.job import Job, JobSpec
 from pipelines.core.metrics import job_metrics
 from pipelines.core.plans import Action, Outcome, Plan
+from pipelines.core.versions import check_unchanged
 from pipelines.core.writing import Written
 from pipelines.transforms.account import count_dead_letter, count_outcome
 from pipelines.transforms.batch import at_bundle_end
 from pipelines.transforms.decode import DEAD_LETTERS
+from pipelines.transforms.stamps import Stamps
 
 __all__ = ["WriteToQdrantFn"]
 
@@ -34,8 +36,9 @@ class WriteToQdrantFn(beam.DoFn):
     """Writes lists of `Plan` into the job's version; `DeadLetter` on the side for what is refused.
 
     Delivery: at least once, newest wins. A batch is written by a thread of the sink's own while
-    the bundle goes on; `finish_bundle` returns when every batch of the bundle is durable, and
-    raises when one could not be written, so that the runner commits nothing.
+    the bundle goes on; `finish_bundle` returns when every batch of the bundle is durable in the
+    version that the job opened, and raises when one could not be written, or when another
+    collection has taken the version's name meanwhile, so that the runner commits nothing.
     """
 
     def __init__(self, spec: JobSpec) -> None:
@@ -44,8 +47,10 @@ class WriteToQdrantFn(beam.DoFn):
     def setup(self) -> None:
         """Opens the job and the writer's thread."""
         self._job: Job = self._spec.open()
+        self._stamps = Stamps(self._job.version.order_by)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="plumbline-write")
         self._in_flight: deque[_Write] = deque()
+        self._given = False
 
     def teardown(self) -> None:
         """Ends the thread."""
@@ -57,12 +62,14 @@ class WriteToQdrantFn(beam.DoFn):
             write = self._in_flight.popleft()[1]
             if not write.cancel():
                 write.exception()
+        self._given = False
         self._job.check_canaries()
 
     def process(self, element: list[Plan]) -> Iterator[Any]:
         """Hands the batch to the writer, and settles those that are done."""
         if not element:
             return
+        self._given = True
         while len(self._in_flight) >= _IN_FLIGHT:
             yield from self._settle()
         write = self._thread.submit(self._write, element)
@@ -75,6 +82,10 @@ class WriteToQdrantFn(beam.DoFn):
             for letter in self._settle():
                 yield beam.pvalue.TaggedOutput(DEAD_LETTERS, at_bundle_end(letter.value))
         self._job.qdrant.sync(self._job.version.name)
+        if self._given:
+            # A collection without the contract takes writes all the same, and what this job wrote
+            # before is not in it.
+            check_unchanged(self._job.qdrant, self._job.version)
 
     def _write(self, plans: list[Plan]) -> list[Written]:
         started = time.perf_counter()
@@ -84,18 +95,25 @@ class WriteToQdrantFn(beam.DoFn):
 
     def _settle(self) -> Iterator[beam.pvalue.TaggedOutput]:
         plans, write = self._in_flight.popleft()
+        results = write.result()
         now = time.time()
-        searchable = job_metrics().searchable_seconds
-        for plan, written in zip(plans, write.result(), strict=True):
+        for plan, written in zip(plans, results, strict=True):
             if plan.older:
                 count_outcome(Outcome.STALE, len(plan.older))
+            self._hold_against_the_clock(plan, written, now)
             if written.refused is not None:
                 yield beam.pvalue.TaggedOutput(DEAD_LETTERS, self._refused(written, now))
                 continue
             count_outcome(written.outcome)
-            timestamp = written.event.position.timestamp
-            if plan.action not in (Action.NOTHING, Action.STALE) and timestamp >= 0:
-                searchable.observe(max(0.0, now - timestamp / 1000))
+
+    def _hold_against_the_clock(self, plan: Plan, written: Written, now: float) -> None:
+        newest, beaten = plan.event.position, plan.older
+        if plan.action is Action.STALE and plan.stored is not None:
+            newest, beaten = plan.stored.position, [plan.event, *plan.older]
+        for event in beaten:
+            self._stamps.beaten(event.position, newest, now)
+        if plan.writes and written.refused is None:
+            self._stamps.written(written.event.position, now)
 
     def _refused(self, written: Written, now: float) -> DeadLetter:
         assert written.event.record is not None, "events of the stream carry their record"

@@ -1,7 +1,7 @@
 """Qdrant with an API key: the right one works, another one says so, and none is shown.
 
 The stand-in asks for a key. With PLUMBLINE_TEST_QDRANT_URL and PLUMBLINE_TEST_QDRANT_API_KEY set
-the same runs on a real server, and with PLUMBLINE_TEST_QDRANT_READ_ONLY_API_KEY what a key that
+the same runs on a real server, with PLUMBLINE_TEST_QDRANT_READ_ONLY_API_KEY for what a key that
 only reads may do; with PLUMBLINE_TEST_QDRANT_GRPC_PORT all of it over gRPC too.
 """
 
@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli.app import run
-from pipelines.core.errors import ExitCode
-from pipelines.core.qdrant import disconnect
+from pipelines.core.errors import ExitCode, ServiceRefusedError
+from pipelines.core.qdrant import connect, disconnect
+from pipelines.core.settings import load_settings
 from tests.support.jobs import write_config
 from tests.support.qdrant_server import REAL_SERVER, QdrantServer
 from tests.support.tiny_model import make_tiny_model
 
-KEY, WRONG = "key-of-the-kingdom", "key-of-no-kingdom"
+KEY, READER, WRONG = "key-of-the-kingdom", "key-of-the-library", "key-of-no-kingdom"
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ def keyed() -> Iterator[Keyed]:
         read_only = os.environ.get("PLUMBLINE_TEST_QDRANT_READ_ONLY_API_KEY")
         yield Keyed(real, key, read_only, int(port) if port else None)
         return
-    with QdrantServer(api_key=KEY) as server:
-        yield Keyed(server.url, KEY)
+    with QdrantServer(api_key=KEY, read_only_api_key=READER) as server:
+        yield Keyed(server.url, KEY, READER)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("model"))
 
 
-# The stand-in speaks REST alone and knows one key.
+# The stand-in speaks REST alone.
 PROTOCOLS = ["rest", *(["grpc"] if os.environ.get("PLUMBLINE_TEST_QDRANT_GRPC_PORT") else [])]
 
 
@@ -74,7 +75,7 @@ def answer(config: Path, capsys, *words: str) -> tuple[int, str]:
     code = run([*words, "--config", str(config)])
     shown = "".join(capsys.readouterr())
     disconnect()
-    known = (KEY, WRONG, os.environ.get("PLUMBLINE_TEST_QDRANT_API_KEY"))
+    known = (KEY, READER, WRONG, os.environ.get("PLUMBLINE_TEST_QDRANT_API_KEY"))
     read_only = os.environ.get("PLUMBLINE_TEST_QDRANT_READ_ONLY_API_KEY")
     assert not [key for key in (*known, read_only) if key and key in shown]
     return code, shown
@@ -110,7 +111,21 @@ def test_a_key_that_does_not_do_says_so_at_once(
     assert "PLUMBLINE_QDRANT__API_KEY" in message
 
 
-if os.environ.get("PLUMBLINE_TEST_QDRANT_READ_ONLY_API_KEY"):
+def test_a_key_that_is_replaced_in_its_file(
+    keyed: Keyed, config: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """A client that is open takes the next key from there when the old one is refused."""
+    (tmp_path / "key").write_text(f"{WRONG}\n")
+    monkeypatch.setenv("PLUMBLINE_QDRANT__API_KEY_FILE", str(tmp_path / "key"))
+    qdrant = connect(load_settings(config))
+    with pytest.raises(ServiceRefusedError):
+        qdrant.call("get_collections")
+    (tmp_path / "key").write_text(f"{keyed.key}\n")
+    assert qdrant.call("get_collections").collections is not None
+
+
+# A real server may have no such key.
+if REAL_SERVER not in os.environ or "PLUMBLINE_TEST_QDRANT_READ_ONLY_API_KEY" in os.environ:
 
     def test_a_key_that_only_reads(keyed: Keyed, config: Path, monkeypatch, capsys) -> None:
         """It is enough to look and to search; what writes is refused with what it would take."""

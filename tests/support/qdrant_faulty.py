@@ -25,9 +25,15 @@ from tests.support.qdrant_server import CONTROL
 class _Server(TrialServer):
     """The server, and the faults in force."""
 
-    def __init__(self, address: tuple[str, int], location: str, api_key: str | None) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        location: str,
+        api_key: str | None,
+        read_only_api_key: str | None,
+    ) -> None:
         self.faults = Faults()
-        super().__init__(address, location, api_key, _Handler)
+        super().__init__(address, location, api_key, _Handler, read_only_api_key=read_only_api_key)
 
 
 class _Handler(Handler):
@@ -100,6 +106,7 @@ def main() -> None:
         ("127.0.0.1", arguments.port),
         ":memory:" if arguments.memory else arguments.path,
         os.environ.get("QDRANT__SERVICE__API_KEY"),
+        os.environ.get("QDRANT__SERVICE__READ_ONLY_API_KEY"),
     )
     print(f"serving on http://127.0.0.1:{server.server_port}", flush=True)
     try:

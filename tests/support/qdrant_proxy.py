@@ -1,4 +1,4 @@
-"""A proxy in front of a real Qdrant, so that tests can have the stand-in's faults there too."""
+"""A proxy in front of a Qdrant: the stand-in's faults on a real one, and other keys upstream."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
+
+from pydantic_core import to_json
 
 from tests.support.qdrant_faults import Fault, Faults
 
@@ -26,6 +29,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, upstream: str) -> None:
         self.upstream = urlsplit(upstream)
         self.rules = Faults()
+        self.keys: dict[str, str] = {}
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -65,7 +69,9 @@ class _Handler(BaseHTTPRequestHandler):
         kind = http.client.HTTPSConnection if upstream.scheme == "https" else None
         connection = (kind or http.client.HTTPConnection)(upstream.netloc, timeout=120)
         try:
-            headers = {k: v for k, v in self.headers.items() if k.lower() not in _HOP}
+            headers = {k.lower(): v for k, v in self.headers.items() if k.lower() not in _HOP}
+            if "api-key" in headers:
+                headers["api-key"] = self.server.keys.get(headers["api-key"], headers["api-key"])
             connection.request(self.command, upstream.path + self.path, body, headers)
             answer = connection.getresponse()
             kept = {k: v for k, v in answer.getheaders() if k.lower() not in _HOP}
@@ -82,11 +88,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 self.connection.close()
             return
-        headers = {"Content-Type": "text/plain"}
+        headers = {"Content-Type": "application/json"}
         if fault.retry_after is not None:
             headers["Retry-After"] = f"{fault.retry_after:g}"
         assert fault.status is not None
-        self._send(fault.status, headers, fault.message.encode())
+        answer = {"status": {"error": fault.message}, "time": 0.0}
+        self._send(fault.status, headers, to_json(answer))
 
     def _send(self, status: int, headers: dict[str, str], content: bytes) -> None:
         self.send_response(status)
@@ -103,11 +110,15 @@ class QdrantProxy:
     Parameters
     ----------
     upstream
-        Address of the real server.
+        Address of the server.
+    keys
+        API keys of clients to those that are sent upstream in their place; others go as they come.
+        May be changed at any time: the server then decides on the next request by another key.
     """
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, keys: Mapping[str, str] | None = None) -> None:
         self._server = _Server(upstream)
+        self._server.keys.update(keys or {})
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     def __enter__(self) -> Self:
@@ -127,6 +138,11 @@ class QdrantProxy:
     def url(self) -> str:
         """For `QdrantClient(url=...)`."""
         return f"http://127.0.0.1:{self._server.server_port}"
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """As given; change it to change what the server is told from now on."""
+        return self._server.keys
 
     def faults(self, path: str = "", **settings: Any) -> None:
         """Put a fault in force; see `QdrantServer.faults`."""

@@ -1,8 +1,8 @@
 """A stand-in Qdrant server, so that several processes share a Qdrant where no server is installed.
 
 It is `deploy.local.trial_qdrant` with faults on request (`qdrant_faulty`), and no proof of gRPC,
-read-only keys, isolation, a full disk or HNSW: those take a real server, which the tests use in its
-place when PLUMBLINE_TEST_QDRANT_URL names one (`qdrant_url`).
+isolation, a full disk or HNSW: those take a real server, which the tests use in its place when
+PLUMBLINE_TEST_QDRANT_URL names one (`qdrant_url`).
 """
 
 from __future__ import annotations
@@ -37,12 +37,21 @@ class QdrantServer(Server):
         memory, which is a fifth faster.
     api_key
         Asked of every request when given.
+    read_only_api_key
+        Another one, which may only read.
     """
 
-    def __init__(self, path: Path | None = None, *, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        api_key: str | None = None,
+        read_only_api_key: str | None = None,
+    ) -> None:
         self.path = path
         self.port = free_port()
         self._api_key = api_key
+        self._read_only_api_key = read_only_api_key
         self._logs = Path(tempfile.mkdtemp(prefix="plumbline-qdrant-"))
 
     @property
@@ -54,6 +63,8 @@ class QdrantServer(Server):
         """Start it and wait until it answers."""
         where = ["--memory"] if self.path is None else ["--path", str(self.path)]
         secret = {} if self._api_key is None else {"QDRANT__SERVICE__API_KEY": self._api_key}
+        if self._read_only_api_key is not None:
+            secret["QDRANT__SERVICE__READ_ONLY_API_KEY"] = self._read_only_api_key
         self._process = ServerProcess(
             [sys.executable, "-m", _PROGRAM, "--port", str(self.port), *where],
             self._logs / "qdrant.log",

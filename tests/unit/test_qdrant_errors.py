@@ -108,6 +108,28 @@ def test_grpc_codes(code: grpc.StatusCode, kind: type[PlumblineError]) -> None:
     assert "the server's words" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("words", "barred"),
+    [
+        ("Forbidden: Global manage access is required", True),
+        ("Forbidden: Write access to collection docs is required", True),
+        ("Forbidden: Access to collection docs is required", True),
+        ("ExpiredSignature", False),
+        ("InvalidSignature", False),
+        ("Invalid API key or JWT", False),
+        ("Invalid JWT, stateful validation failed", False),
+    ],
+)
+def test_a_key_that_may_not_is_told_from_one_that_is_no_key(words: str, barred: bool) -> None:
+    """As Qdrant 1.18.3 answers: an expired token gets 403, as one that only reads does."""
+    plain = exceptions.UnexpectedResponse(403, "Forbidden", words.encode(), httpx.Headers({}))
+    for error in (plain, answered(403, words), Remote(grpc.StatusCode.PERMISSION_DENIED, words)):
+        message = str(translate(error, WHERE))
+        assert words in message
+        assert ("need one that writes" in message) is barred
+        assert ("has run out" in message) is not barred
+
+
 def test_a_collection_that_exists_is_a_conflict_however_it_is_said() -> None:
     """Servers answer 400, 409 or INVALID_ARGUMENT: creating twice is told from a bad request."""
     words = "Wrong input: Collection `docs` already exists!"
@@ -332,6 +354,68 @@ def test_the_key_in_a_file_reaches_the_client(tmp_path: Path) -> None:
         client: Any = qdrant._client
         assert client._client._rest_headers["api-key"] == SECRET
         assert SECRET not in repr(qdrant)
+    finally:
+        disconnect(settings)
+
+
+class Doors:
+    """Clients by their key, of which a server knows one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, known: str) -> None:
+        self.known = known
+        self.tried: list[str | None] = []
+
+        def client(_: Any, key: str | None) -> Any:
+            class Client:
+                def count(this, name: str) -> int:  # noqa: N805 - the outer one is `self`
+                    self.tried.append(key)
+                    if key != self.known:
+                        raise answered(401, "Invalid API key or JWT")
+                    return 7
+
+                def close(this) -> None:  # noqa: N805
+                    """Nothing is open."""
+
+            return Client()
+
+        monkeypatch.setattr("pipelines.core.qdrant._client_of", client)
+
+
+def test_a_refused_key_is_read_from_its_file_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it holds another one the call succeeds; the same key again is not tried twice."""
+    doors = Doors(monkeypatch, "old")
+    file = tmp_path / "key"
+    file.write_text("old\n")
+    settings = Settings(qdrant=QdrantSettings(url=WHERE, api_key_file=file))
+    qdrant = connect(settings)
+    try:
+        assert qdrant.call("count", "docs") == 7
+        doors.known = "new"
+        with pytest.raises(ServiceRefusedError, match="Invalid API key"):
+            qdrant.call("count", "docs")
+        file.write_text("wrong\n")
+        with pytest.raises(ServiceRefusedError):
+            qdrant.call("count", "docs")
+        file.unlink()
+        with pytest.raises(ServiceRefusedError):
+            qdrant.call("count", "docs")
+        file.write_text("new\n")
+        assert qdrant.call("count", "docs") == 7
+        assert doors.tried == ["old", "old", "old", "wrong", "wrong", "wrong", "new"]
+    finally:
+        disconnect(settings)
+
+
+def test_a_key_of_the_environment_cannot_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nowhere to read another one from."""
+    doors = Doors(monkeypatch, "new")
+    settings = Settings(qdrant=QdrantSettings(url=WHERE, api_key=SecretStr("old")))
+    try:
+        with pytest.raises(ServiceRefusedError):
+            connect(settings).call("count", "docs")
+        assert doors.tried == ["old"]
     finally:
         disconnect(settings)
 

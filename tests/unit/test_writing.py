@@ -256,7 +256,7 @@ def test_a_refused_update_leaves_the_document_as_it_was() -> None:
     before = stored(store)
 
     def refuse(method: str, kwargs: dict[str, Any]) -> None:
-        if method == "upsert":
+        if method == "upsert" and any(point.payload for point in kwargs["points"]):
             raise RequestRefusedError("no")
 
     written = write(Watched(store, refuse), [event(2, "de")])
@@ -274,8 +274,40 @@ def test_a_refusal_that_is_about_the_collection_stops_the_job() -> None:
         COLLECTION,
         vectors_config={"dense": models.VectorParams(size=9, distance=models.Distance.DOT)},
     )
-    with pytest.raises(RequestRefusedError):
+    with pytest.raises(StoreConflictError, match=r"dimension 9, expected is dimension \d+"):
         make_writer(store).write(plans)
+
+
+@pytest.mark.parametrize("text", ["ab", None], ids=["document", "deletion"])
+def test_a_store_that_refuses_every_write_blames_no_document(text: str | None) -> None:
+    """Also where the batch is a single one: a limit is reached, and deletions still pass."""
+    store = memory_store()
+    write(store, [event(1, "a", "B")])
+    before = stored(store)
+
+    def refuse(method: str, kwargs: dict[str, Any]) -> None:
+        if method == "upsert":
+            raise RequestRefusedError("Max points count limit of 3 reached!")
+
+    with pytest.raises(RequestRefusedError, match=r"limit of 3 reached.*no document is to blame"):
+        write(Watched(store, refuse), [event(2, text)])
+    assert stored(store) == before
+
+
+def test_asking_whether_the_store_writes_leaves_nothing_behind() -> None:
+    """The write that has nothing to refuse adds no point."""
+    store = memory_store()
+
+    def refuse(method: str, kwargs: dict[str, Any]) -> None:
+        if method == "upsert" and any("poison" in point.payload for point in kwargs["points"]):
+            raise RequestRefusedError("no")
+
+    watched = Watched(store, refuse)
+    written = write(watched, [event(1, "a", poison=1)])
+    assert [one.outcome for one in written] == [Outcome.DEAD_LETTERED]
+    modes = [kwargs.get("update_mode") for method, kwargs in watched.requests if method == "upsert"]
+    assert modes == [None, models.UpdateMode.UPDATE_ONLY]
+    assert store.call("count", COLLECTION).count == 0
 
 
 def test_an_outage_is_no_dead_letter() -> None:

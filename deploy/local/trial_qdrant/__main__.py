@@ -29,6 +29,7 @@ def main() -> int:
             ("127.0.0.1", arguments.port),
             arguments.path,
             os.environ.get("QDRANT__SERVICE__API_KEY"),
+            read_only_api_key=os.environ.get("QDRANT__SERVICE__READ_ONLY_API_KEY"),
         )
     except (OSError, RuntimeError) as error:
         print(f"cannot serve {arguments.path} on port {arguments.port}: {error}", file=sys.stderr)

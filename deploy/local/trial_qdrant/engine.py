@@ -66,6 +66,11 @@ class IndexedPayloads(list[dict[str, Any]]):
             return None
         return set().union(*(entries.get(value, ()) for value in values))
 
+    def having_any(self, field: str) -> set[int] | None:
+        """Where the field has any value; `None` when it is not indexed."""
+        entries = self._fields.get(field)
+        return None if entries is None else set().union(*entries.values())
+
 
 def _values(payload: dict[str, Any] | None, field: str) -> list[Any]:
     """The scalars that a filter's key selects in a payload."""
@@ -98,6 +103,9 @@ class IndexedCollection(LocalCollection):
 
     def points_having(self, field: str) -> int:
         """How many points have a value in a field."""
+        indexed = self.payload.having_any(field)
+        if indexed is not None:
+            return len(indexed) - int(np.count_nonzero(self.deleted[list(indexed)]))
         return sum(
             not deleted and bool(_values(payload, field))
             for deleted, payload in zip(self.deleted, self.payload, strict=False)

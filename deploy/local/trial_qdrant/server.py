@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 import traceback
@@ -18,6 +19,14 @@ from deploy.local.trial_qdrant.rest import Api, ApiError
 
 __all__ = ["Handler", "TrialServer"]
 
+_READS = re.compile(r".*/(points(/scroll|/count|/query(/batch|/groups)?)?|facet)/?")
+"""Paths whose POST changes nothing."""
+
+
+def _writes(method: str, path: str) -> bool:
+    """Whether a request may change something."""
+    return method != "GET" and not (method == "POST" and _READS.fullmatch(path))
+
 
 class TrialServer(ThreadingHTTPServer):
     """The HTTP server and what its handlers share.
@@ -30,6 +39,8 @@ class TrialServer(ThreadingHTTPServer):
         Directory that keeps the data, made when it is not there, or `:memory:`.
     api_key
         Asked of every request; `None` asks for none.
+    read_only_api_key
+        Another key, which may only read.
     handler
         Of one connection.
     """
@@ -44,6 +55,8 @@ class TrialServer(ThreadingHTTPServer):
         location: str,
         api_key: str | None,
         handler: type[Handler] | None = None,
+        *,
+        read_only_api_key: str | None = None,
     ) -> None:
         memory = location == ":memory:"
         # The port first: who cannot have it must not open the data of the one that has it.
@@ -56,6 +69,7 @@ class TrialServer(ThreadingHTTPServer):
             self.server_close()
             raise
         self.api_key = api_key
+        self.read_only_api_key = read_only_api_key
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say what went wrong, unless it is that the client has gone."""
@@ -98,7 +112,10 @@ class Handler(BaseHTTPRequestHandler):
             given = self.headers.get("api-key") or bearer
             if not given:
                 return 401, b"Must provide an API key or an Authorization bearer token", None
-            if given != self.server.api_key:
+            if given == self.server.read_only_api_key:
+                if _writes(self.command, path):
+                    return 403, None, "Forbidden: Global manage access is required"
+            elif given != self.server.api_key:
                 return 401, b"Invalid API key or JWT", None
         if path == "/":
             # The client's own version, so that its check of compatibility passes.
