@@ -120,6 +120,14 @@ MONITOR_FAMILIES = (
         "0 or 1",
     ),
     Family(
+        "plumbline_monitor_qdrant_writable",
+        "gauge",
+        "Whether Qdrant took the last renewal of the leader's lease: 0 while it is read-only, out "
+        "of disk, away, or refuses the key.",
+        ("index",),
+        "0 or 1",
+    ),
+    Family(
         "plumbline_monitor_version_role",
         "gauge",
         "What the version is to its index: live, candidate or previous; always 1. Alert rules join "

@@ -40,7 +40,7 @@ class MonitorState:
     ----------
     store_opened
         False while this process has not opened its store: another one uses it, or it is away.
-    qdrant_up, rollout
+    qdrant_up, qdrant_writable, rollout
         `None` where this process has not asked, or Qdrant did not answer.
     encoders
         Whether a version's encoder can be used, of those that were asked for.
@@ -52,6 +52,7 @@ class MonitorState:
     snapshot: Snapshot = field(default_factory=Snapshot)
     store_opened: bool = False
     qdrant_up: bool | None = None
+    qdrant_writable: bool | None = None
     rollout: RolloutReading | None = None
     encoders: Mapping[VersionKey, bool] = field(default_factory=dict)
 
@@ -187,6 +188,8 @@ def _service(state: MonitorState) -> Iterator[tuple[str, tuple[str, ...], float]
         yield "store_read_timestamp_seconds", (index,), time.time() - age
     if state.qdrant_up is not None:
         yield "qdrant_up", (index,), float(state.qdrant_up)
+    if state.qdrant_writable is not None:
+        yield "qdrant_writable", (index,), float(state.qdrant_writable)
     if snapshot.live is not None:
         labels = (index, snapshot.live.key.version)
         yield "version_since_timestamp_seconds", labels, snapshot.live.since.timestamp()

@@ -89,6 +89,12 @@ ROLLOUT_FAMILIES = (
         "0 or 1",
     ),
     _gauge(
+        "alias_moved",
+        "Whether the alias points elsewhere than the record of the present or last rollout has it: "
+        "somebody moved it by hand, or a step has just switched it.",
+        "0 or 1",
+    ),
+    _gauge(
         "intent",
         "Whether this step of the rollout has begun and has not been seen to end: running the "
         "command again finishes one that was killed.",
@@ -116,10 +122,13 @@ class RolloutReading:
         The present or last one; `None` when there was none.
     ended
         How many are over, by state.
+    alias
+        Version behind the index's alias, empty without one; `None` where nobody has looked.
     """
 
     rollout: Rollout | None = None
     ended: Mapping[RolloutState, int] = field(default_factory=dict)
+    alias: str | None = None
 
 
 class RolloutReader:
@@ -131,8 +140,14 @@ class RolloutReader:
         self._before: tuple[str, Mapping[RolloutState, int]] | None = None
         self._problem = ""
 
-    def read(self) -> RolloutReading | None:
-        """What the control collection says; `None` where it does not answer or cannot be read."""
+    def read(self, alias: str | None = None) -> RolloutReading | None:
+        """What the control collection says; `None` where it does not answer or cannot be read.
+
+        Parameters
+        ----------
+        alias
+            See `RolloutReading`.
+        """
         try:
             rollout = self._rollouts.read(self._index)
             ended = dict(self._ended_before(rollout))
@@ -142,7 +157,7 @@ class RolloutReader:
         self._say("")
         if rollout is not None and not rollout.open:
             ended[rollout.state] = ended.get(rollout.state, 0) + 1
-        return RolloutReading(rollout, ended)
+        return RolloutReading(rollout, ended, alias)
 
     def _ended_before(self, rollout: Rollout | None) -> Mapping[RolloutState, int]:
         """Those before this one; they change only when another takes its place."""
@@ -175,6 +190,9 @@ def rollout_series(
     if reading.rollout is not None:
         for name, labels, value in _of(reading.rollout):
             yield f"plumbline_rollout_{name}", (index, *labels), value
+        if reading.alias is not None:
+            moved = reading.alias != reading.rollout.serving.name
+            yield "plumbline_rollout_alias_moved", (index,), float(moved)
 
 
 def _of(rollout: Rollout) -> Iterator[tuple[str, tuple[str, ...], float]]:

@@ -121,6 +121,7 @@ class MonitorService:
         self._schedule: Schedule | None = None
         self._leader = False
         self._qdrant_up: bool | None = None
+        self._lease: Lease | None = None
         self._waiting = "starting"
         self._live: VersionKey | None = None
         self._other: Look = NOTHING
@@ -216,7 +217,7 @@ class MonitorService:
         self._refresh()
         started = {name: run.started_at for name, run in self._snapshot.last.items()}
         schedule = Schedule(self._tasks(*runners, store))
-        self._leader, self._waiting = True, ""
+        self._leader, self._waiting, self._lease = True, "", lease
         _log.info("monitor_leading", index=self._index)
         self._follow(store)
         if self._snapshot.live is not None and self._live != self._snapshot.live.key:
@@ -290,7 +291,7 @@ class MonitorService:
         """Looks where the alias points, and at the rollout; what is new is probed soon."""
         seen = look(self._qdrant, self._index)
         self._qdrant_up = seen.key is not None
-        self._rollout = None if seen.key is None else self._rollouts.read()
+        self._rollout = None if seen.key is None else self._rollouts.read(seen.key.version)
         if seen.key is None:
             return
         due = self._follow_alias(store, seen) + self._follow_rollout(seen.key)
@@ -390,6 +391,7 @@ class MonitorService:
             snapshot=snapshot,
             store_opened=self._store is not None,
             qdrant_up=self._qdrant_up if leader else None,
+            qdrant_writable=self._lease.taken if leader and self._lease is not None else None,
             rollout=self._rollout if leader else None,
             encoders={key: state for key, state in usable.items() if state is not None},
         )

@@ -110,6 +110,8 @@ class Lease:
     def __post_init__(self) -> None:
         self.holder = self.run or uuid.uuid4().hex
         self.lost = threading.Event()
+        self.taken = True
+        """Whether the store took the last renewal. False while it is away, full or read-only."""
         self._error: PlumblineError | None = None
         self._stop = threading.Event()
         self._left = False
@@ -212,6 +214,7 @@ class Lease:
                     self._lose(LeaseHeldError(self._taken_by(stored)))
                     return False
         except (TransientError, ServiceUnavailableError) as error:
+            self.taken = False
             assert self.patience_seconds is not None
             if begun - self._renewed_at > self.patience_seconds:
                 self._lose(
@@ -227,6 +230,7 @@ class Lease:
             return False
         self._record = written
         self._renewed_at = begun
+        self.taken = True
         return True
 
     def check(self) -> None:

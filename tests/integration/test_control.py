@@ -320,8 +320,10 @@ def test_an_outage_of_the_store_does_not_cost_the_lease(time):
     store.down = True
     time.now += 5 * TTL
     assert holder.renew()
+    assert not holder.taken
     store.down = False
     assert holder.renew()
+    assert holder.taken
     store.down = True
     time.now += 101
     assert not holder.renew()

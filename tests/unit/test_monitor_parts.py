@@ -145,6 +145,16 @@ def test_a_name_that_is_taken_cannot_be_registered() -> None:
         registry.register(MonitorCollector({"drift": probe}, {"drift": 1.0}, lambda: state))
 
 
+def test_whether_qdrant_takes_writes_is_said_by_the_leader() -> None:
+    """0 and 1, and nothing where this process does not hold the lease."""
+    for state, wanted in ((None, None), (False, 0.0), (True, 1.0)):
+        shown = MonitorState("docs", "1.0", leader=True, qdrant_writable=state)
+        registry = CollectorRegistry()
+        registry.register(MonitorCollector({}, {}, lambda shown=shown: shown))
+        name = "plumbline_monitor_qdrant_writable"
+        assert registry.get_sample_value(name, {"index": "docs"}) == wanted
+
+
 def test_what_a_scrape_shows() -> None:
     """Levels as 0 or 1, what is absent as nothing, counters from zero."""
     live = LiveVersion(KEY, "", NOW)

@@ -61,10 +61,14 @@ def rollout(state: RolloutState = S.VERIFYING, **changes: Any) -> Rollout:
     return replace(made, **changes)
 
 
-def series(given: Rollout | None, ended: Mapping[RolloutState, int] | None = None) -> dict:
+def series(
+    given: Rollout | None,
+    ended: Mapping[RolloutState, int] | None = None,
+    alias: str | None = None,
+) -> dict:
     """Family without its prefix and `index`, and the other labels, to the value."""
     found = {}
-    for name, labels, value in rollout_series("docs", RolloutReading(given, ended or {})):
+    for name, labels, value in rollout_series("docs", RolloutReading(given, ended or {}, alias)):
         assert labels[0] == "docs"
         key = (name.removeprefix("plumbline_rollout_"), *labels[1:])
         assert key not in found
@@ -100,6 +104,16 @@ def test_an_index_without_a_rollout() -> None:
     assert series(None) == {("plumbline_rollouts_ended_total", state.value): 0.0 for state in ENDED}
     counted = series(None, {S.COMPLETED: 2, S.ABORTED: 1})
     assert [counted["plumbline_rollouts_ended_total", state.value] for state in ENDED] == [2, 0, 1]
+
+
+@pytest.mark.parametrize("state", list(S))
+def test_an_alias_that_is_not_where_the_record_has_it(state: RolloutState) -> None:
+    """Anywhere else, or gone; where nobody has looked nothing is said."""
+    switched = state in (S.SOAKING, S.COMPLETED)
+    for alias, moved in ((LIVE.name, switched), (CANDIDATE.name, not switched), ("", True)):
+        assert series(rollout(state), alias=alias)["alias_moved",] == moved
+    assert ("alias_moved",) not in series(rollout(state))
+    assert ("alias_moved",) not in series(None, alias=LIVE.name)
 
 
 def test_progress_of_a_build() -> None:
