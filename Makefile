@@ -29,7 +29,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 servers: $(STAMP) ## Fetch the real servers that the system tests start (Java 17 and Maven are needed)
-	@$(BIN)/python deploy/local/install.py kafka flink postgres prometheus alertmanager toxiproxy kubernetes
+	@$(BIN)/python deploy/local/install.py kafka flink postgres prometheus alertmanager toxiproxy faketime prism kubernetes
 
 up: $(STAMP) ## Start Kafka, Prometheus, Alertmanager, the job and the monitor here, without Docker; CONFIG=file, ARGS=…
 	@$(BIN)/python deploy/local/install.py kafka prometheus alertmanager

@@ -1,12 +1,13 @@
 """Install the servers that tests and a plain machine use, without Docker.
 
-    python deploy/local/install.py kafka flink postgres prometheus alertmanager toxiproxy kubernetes
+    python deploy/local/install.py kafka flink prometheus
 
 `kafka`: Apache Kafka as jars. `flink`: Flink's cluster and Beam's job server for it as jars.
-`postgres`, `prometheus` (with promtool) and `alertmanager` (with amtool): this Debian's or Ubuntu's
-own packages, unpacked beside the system, which stays as it is. `toxiproxy`: built from its Go
-module. `kubernetes`: kustomize and kubeconform from their Go modules, and the schemas of
-Kubernetes, the Prometheus Operator and the Flink operator.
+`postgres`, `prometheus` (with promtool), `alertmanager` (with amtool) and `faketime`: this Debian's
+or Ubuntu's own packages, unpacked beside the system, which stays as it is. `toxiproxy`, and
+`prism`, Beam's own runner: built from their Go modules. `kubernetes`: kustomize and kubeconform
+from their Go modules, and the schemas of Kubernetes, the Prometheus Operator and the Flink
+operator.
 
 They go to the cache directory, `.cache/servers` in the repository unless PLUMBLINE_SERVERS_DIR
 names another; what is there already in the right version is left alone. Java and Maven, for the
@@ -44,6 +45,8 @@ VERSIONS: dict[str, dict[str, str]] = {
     "prometheus": {"prometheus": "of the distribution"},
     "alertmanager": {"prometheus-alertmanager": "of the distribution, relocated"},
     "toxiproxy": {"toxiproxy": "2.12.0"},
+    "faketime": {"libfaketime": "of the distribution"},
+    "prism": {"prism": "2.77.0"},
     # Of the schemas: Kubernetes' release, the package that carries it, and the operators'.
     "kubernetes": {
         "kubeconform": "0.7.0",
@@ -58,6 +61,7 @@ VERSIONS: dict[str, dict[str, str]] = {
 # Programs that are built from their Go module.
 GO_PROGRAMS = {
     "toxiproxy": "github.com/Shopify/toxiproxy/v2/cmd/server",
+    "prism": "github.com/apache/beam/sdks/v2/go/cmd/prism",
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform",
     "kustomize": "sigs.k8s.io/kustomize/kustomize/v5",
 }
@@ -377,6 +381,8 @@ INSTALLERS: dict[str, Callable[[Path, dict[str, str]], None]] = {
     "prometheus": install_packages,
     "alertmanager": install_alertmanager,
     "toxiproxy": install_go_programs,
+    "faketime": install_packages,
+    "prism": install_go_programs,
     "kubernetes": install_kubernetes,
 }
 

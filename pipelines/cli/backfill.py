@@ -58,11 +58,14 @@ def backfill(
     )
     options = beam_option or []
     ends = ExitStack()
-    if runner is Runner.FLINK:
-        from pipelines.flink.attached import AttachedJob
-        from pipelines.flink.options import backfill_name, backfill_options
+    if runner is not Runner.IN_PROCESS:
+        from pipelines.flink.options import backfill_options
 
         options = backfill_options(settings, to, more=options)
+    if runner is Runner.FLINK:
+        from pipelines.flink.attached import AttachedJob
+        from pipelines.flink.options import backfill_name
+
         job = AttachedJob(settings)
         job.begin(backfill_name(to))
         ends.callback(job.end)
@@ -77,7 +80,7 @@ def backfill(
             source,
             stop=stop,
             tell=progress,
-            runner="PortableRunner" if runner is Runner.FLINK else None,
+            runner=None if runner is Runner.IN_PROCESS else "PortableRunner",
             pipeline_options=options,
         )
     found = report.to_json()

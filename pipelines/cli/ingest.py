@@ -32,6 +32,8 @@ class Runner(StrEnum):
 
     IN_PROCESS = "in-process"
     FLINK = "flink"
+    PORTABLE = "portable"
+    """Whatever takes pipelines by Beam's job API, such as Prism."""
 
 
 class Environment(StrEnum):
@@ -167,11 +169,11 @@ def ingest(
     if version is not None and create:
         raise SettingsError("--version names a version that exists; --create makes one: give one")
     if runner is Runner.IN_PROCESS and (job_endpoint is not None or parallelism is not None):
-        raise SettingsError("--job-endpoint and --parallelism are for --runner flink")
-    if runner is Runner.FLINK and settings.flink.job_endpoint is None:
+        raise SettingsError("--job-endpoint and --parallelism are for --runner flink or portable")
+    if runner is not Runner.IN_PROCESS and settings.flink.job_endpoint is None:
         raise SettingsError(
-            "--runner flink needs Beam's job server: flink.job_endpoint or --job-endpoint, such "
-            "as localhost:8099"
+            f"--runner {runner} needs Beam's job server: flink.job_endpoint or --job-endpoint, "
+            "such as localhost:8099"
         )
     more = beam_option or []
     if runner is Runner.FLINK and settings.flink.detached and not until_caught_up:
@@ -195,12 +197,17 @@ def ingest(
         attached: AttachedJob | None = None
         if runner is Runner.FLINK:
             from pipelines.flink.attached import AttachedJob
-            from pipelines.flink.options import beam_options, job_name
+            from pipelines.flink.options import job_name
 
             attached = AttachedJob(settings)
 
         def options(target: Version) -> list[str]:
-            return more if attached is None else beam_options(settings, target.name, more=more)
+            if runner is Runner.IN_PROCESS:
+                return more
+            from pipelines.flink.options import beam_options, portable_options
+
+            choose = beam_options if runner is Runner.FLINK else portable_options
+            return choose(settings, target.name, more=more)
 
         def ready(target: Version) -> None:
             if attached is not None:

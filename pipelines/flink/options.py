@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pipelines.core.errors import SettingsError
 from pipelines.core.settings import Settings
 
-__all__ = ["backfill_name", "backfill_options", "beam_options", "job_name"]
+__all__ = ["backfill_name", "backfill_options", "beam_options", "job_name", "portable_options"]
 
 _BUNDLE_MILLISECONDS = 500
 _POOL = "localhost:50000"
@@ -64,6 +64,11 @@ def beam_options(
     return _flags(options, more)
 
 
+def portable_options(settings: Settings, version: str, *, more: Sequence[str] = ()) -> list[str]:
+    """The same for another runner behind Beam's job API, which knows no option of Flink's."""
+    return _flags(_common(settings, job_name(version)), more)
+
+
 def backfill_options(settings: Settings, version: str, *, more: Sequence[str] = ()) -> list[str]:
     """The same for the batch job that fills a version: it ends, and takes no checkpoints."""
     return _flags(_common(settings, backfill_name(version)), more)
@@ -78,8 +83,8 @@ def _common(settings: Settings, name: str) -> dict[str, object]:
     flink = settings.flink
     if flink.job_endpoint is None:
         raise SettingsError(
-            "--runner flink needs Beam's job server: flink.job_endpoint or --job-endpoint, such "
-            "as localhost:8099"
+            "a runner elsewhere needs Beam's job server: flink.job_endpoint or --job-endpoint, "
+            "such as localhost:8099"
         )
     options: dict[str, object] = {
         "job_endpoint": flink.job_endpoint,
