@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from monitors.golden.files import GoldenQuery, Problem, read_text
+from monitors.golden.native import MAXIMUM_GRADE
 from pipelines.core.errors import SettingsError
 
 __all__ = ["read_folder"]
@@ -136,6 +137,8 @@ def _read_qrels(
             if number == 1 and not re.search(r"[0-9]", grade):
                 continue  # the header
             bad(number, "score", f"expected a grade, a whole number, got {grade[:20]!r}")
+        elif int(grade) > MAXIMUM_GRADE:
+            bad(number, "score", f"expected a grade up to {MAXIMUM_GRADE}, got {grade}")
         elif query not in queries:
             bad(number, "query-id", f"{query!r} is not among the queries")
         elif (query, document) in lines:

@@ -322,8 +322,8 @@ class ContractSettings(Section):
     def _check(self) -> ContractSettings:
         if not _is_template(self.template):
             raise ValueError(
-                f"`template` is {self.template!r}: valid fields are {{title}} and {{text}}, as they "
-                "stand, and it must contain {text}; a brace itself is written twice"
+                f"`template` is {self.template!r}: valid fields are {{title}} and {{text}}, as "
+                "they stand, and it must contain {text}; a brace itself is written twice"
             )
         if self.trust_remote_code not in (None, self.model):
             raise ValueError(

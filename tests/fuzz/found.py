@@ -33,6 +33,8 @@ FOUND: tuple[tuple[str, str, bytes], ...] = (
     ("golden", "deep", b"\0" + b"[" * 200_000),
     ("golden", "bomb", b"\0queries:\n" + _bomb()),
     ("golden", "deep_json", b'\1{"_id": "1", "text": ' + b"[" * 100_000 + b"\0"),
+    # Read from TREC's file, and refused in the file that `golden convert` wrote of it.
+    ("golden", "grade_of_202", b"\0021\thow late\0001 0 a 202\n"),
     ("golden", "half_a_pair", b'\1{"_id": "1", "text": "\\ud800"}\0001\ta\t1'),
 )
 """Target, name, input."""
