@@ -18,19 +18,23 @@ __all__ = ["percentile", "recent_delays"]
 _RECENT_DOCUMENTS = 500
 """Heads that are read, the newest by event time."""
 
+AHEAD_SECONDS = 1.0
+"""Clocks that are kept in step differ by less; the job counts what is farther ahead."""
+
 
 def recent_delays(context: ProbeContext) -> tuple[list[float], float | None]:
     """How long recent events took from their timestamp until they were indexed.
 
     Only events younger than the version count: what is older was waiting when it was made, and a
-    backfill has indexed it under its old time. Clocks that disagree may give a little less than
-    zero, which counts as zero.
+    backfill has indexed it under its old time. An event that was indexed before its stamp has no
+    such time: clocks that differ by less than a second count as zero, others are left out, and so
+    is an event whose stamp still lies in the future.
 
     Returns
     -------
     tuple
         Seconds of each, sorted, and the timestamp of the newest event, seconds since the epoch;
-        `None` in an empty version.
+        `None` in a version without events whose time has come.
     """
     from qdrant_client import models
 
@@ -38,7 +42,7 @@ def recent_delays(context: ProbeContext) -> tuple[list[float], float | None]:
     records, _ = context.qdrant.call(
         "scroll",
         context.version.name,
-        scroll_filter=_heads(),
+        scroll_filter=_heads_until(context.now.timestamp() + AHEAD_SECONDS),
         limit=_RECENT_DOCUMENTS,
         order_by=models.OrderBy(key=f"{OURS}.timestamp", direction=models.Direction.DESC),
         with_payload=[f"{OURS}.timestamp", f"{OURS}.indexed_at"],
@@ -51,15 +55,22 @@ def recent_delays(context: ProbeContext) -> tuple[list[float], float | None]:
         for ours in events
         if (stamp := int(ours["timestamp"]) / 1000) >= created
         and (indexed := _moment(ours.get("indexed_at"))) is not None
+        and stamp - indexed <= AHEAD_SECONDS
     )
     return seconds, newest
 
 
-def _heads() -> models.Filter:
+def _heads_until(seconds: float) -> models.Filter:
     from qdrant_client import models
 
+    # Those from the future would come first and leave no room for the others.
     return models.Filter(
-        must=[models.FieldCondition(key=f"{OURS}.chunk", range=models.Range(gte=0, lte=0))]
+        must=[
+            models.FieldCondition(key=f"{OURS}.chunk", range=models.Range(gte=0, lte=0)),
+            models.FieldCondition(
+                key=f"{OURS}.timestamp", range=models.Range(lte=int(seconds * 1000))
+            ),
+        ]
     )
 
 

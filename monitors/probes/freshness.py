@@ -194,7 +194,9 @@ def _without_kafka(
 ) -> ProbeResult:
     if newest is None:
         return ProbeResult(
-            Level.UNDECIDED, "empty", "The version holds no event, and no Kafka is set up."
+            Level.UNDECIDED,
+            "empty",
+            "The version holds no event whose time has come, and no Kafka is set up.",
         )
     age = max(0.0, context.now.timestamp() - newest)
     took = (

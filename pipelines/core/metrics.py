@@ -45,6 +45,12 @@ class JobMetrics:
             buckets=tuple(2**power for power in range(6, 20)),
             registry=registry,
         )
+        self.encoded = Counter(
+            "plumbline_encoded_documents",
+            "Documents whose text was encoded, whatever became of the vectors: what a kill or a "
+            "repeat costs is the difference to those embedded.",
+            registry=registry,
+        )
         self.tokens = Counter("plumbline_tokens", "Tokens encoded.", registry=registry)
         self.truncated = Counter(
             "plumbline_truncated_texts",
@@ -94,6 +100,27 @@ class JobMetrics:
         )
         self.recreated = Counter(
             "plumbline_recreated_topics", "Topics found re-created.", ["topic"], registry=registry
+        )
+        self.truncated_records = Counter(
+            "plumbline_truncated_records",
+            "Records that were read and have vanished from the topic since: a leader without them "
+            "took over.",
+            ["topic"],
+            registry=registry,
+        )
+        self.future = Counter(
+            "plumbline_future_events",
+            "Events stamped more than a second ahead of this machine's clock; their time until "
+            "searchable is not known and not observed.",
+            ["topic"],
+            registry=registry,
+        )
+        self.shadowed = Counter(
+            "plumbline_shadowed_events",
+            "Events left out as stale because the document's stored state is stamped in the "
+            "future: later events that lose to a wrong clock.",
+            ["topic"],
+            registry=registry,
         )
         self.kafka_silence = Gauge(
             "plumbline_kafka_silence_seconds",

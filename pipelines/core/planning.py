@@ -180,6 +180,7 @@ class Planner:
         started = time.perf_counter()
         encoded = self._encoder.encode_documents(texts)
         metrics.encode_seconds.observe(time.perf_counter() - started)
+        metrics.encoded.inc(len(plans))
         tokens = sum(encoded.tokens)
         metrics.tokens.inc(tokens)
         metrics.batch_tokens.observe(tokens)

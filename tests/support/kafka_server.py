@@ -87,6 +87,11 @@ class KafkaServer(Server):
         return self.address("PLAINTEXT")
 
     @property
+    def controller(self) -> str:
+        """Address of the controller's listener, for brokers that join."""
+        return f"127.0.0.1:{self._controller_port}"
+
+    @property
     def log_path(self) -> Path:
         """Where the broker writes its log."""
         return self.data_dir / "kafka.log"
@@ -181,16 +186,18 @@ class KafkaServer(Server):
         return single_node(
             {name: self.address(name) for name in self._protocols},
             self._protocols,
-            f"127.0.0.1:{self._controller_port}",
+            self.controller,
             self.data_dir / "data",
             HASTE | {key: str(value) for key, value in self.configs.items()},
         )
 
-    def _format(self, properties: Path) -> None:
-        command = format_command(
+    def _format_command(self, properties: Path) -> list[str]:
+        return format_command(
             servers_dir(), properties, CLUSTER_ID, logs=self.data_dir, heap_mb=self._heap_mb
         )
-        process = ServerProcess(command, self.data_dir / "format.log")
+
+    def _format(self, properties: Path) -> None:
+        process = ServerProcess(self._format_command(properties), self.data_dir / "format.log")
         wait_until(lambda: not process.running, 60, what="the storage is formatted")
         if process.returncode != 0:
             raise RuntimeError(f"the storage could not be formatted:\n{process.log_tail()}")

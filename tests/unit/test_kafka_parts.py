@@ -162,7 +162,8 @@ def test_mark_survives_its_coder_in_equal_bytes():
     places = {
         TopicPartition("b", 1): Place(2**60, "", 3),
         TopicPartition("a", 0): Place(0, "f" * 32),
-        TopicPartition("a", 2): Place(7, "f" * 32),
+        TopicPartition("a", 2): Place(7, "f" * 32, 0, 41),
+        TopicPartition("a", 3): Place(8, "f" * 32),
     }
     coder = KafkaMarkCoder(feed())
     encoded = coder.encode(KafkaMark(feed(), places))
@@ -175,7 +176,9 @@ def test_mark_survives_its_coder_in_equal_bytes():
 
 def test_a_thousand_partitions_make_a_small_mark():
     """The mark travels with every bundle."""
-    places = {TopicPartition("documents", n): Place(10**9, "f" * 32) for n in range(1000)}
+    places = {
+        TopicPartition("documents", n): Place(10**9, "f" * 32, 0, n % 20) for n in range(1000)
+    }
     assert len(KafkaMarkCoder(feed()).encode(KafkaMark(feed(), places))) < 20_000
 
 

@@ -105,7 +105,7 @@ def committed(feed: Feed, partitions: Iterable[TopicPartition]) -> dict[TopicPar
 
     found = _committer(feed).call(fetch, f"reading the offsets of group {feed.group_id}")
     return {
-        partition: Place(value.offset, _topic_id(value.metadata))
+        partition: Place(value.offset, _topic_id(value.metadata), leader_epoch=value.leader_epoch)
         for partition, value in found.items()
     }
 
@@ -115,7 +115,8 @@ def commit(feed: Feed, places: Mapping[TopicPartition, Place]) -> None:
 
     Waits out a broker that does not answer for `kafka.outage_timeout_seconds`. Each offset
     carries the topic's id as its metadata, so that a job that starts later knows the offset of a
-    topic that has been re-created since. Partitions of topics that are gone are left out.
+    topic that has been re-created since, and the leader's epoch, by which it knows a log that has
+    lost its end since. Partitions of topics that are gone are left out.
 
     Raises
     ------
@@ -153,7 +154,7 @@ def commit(feed: Feed, places: Mapping[TopicPartition, Place]) -> None:
 
 def _commit_once(feed: Feed, due: dict[TopicPartition, Place]) -> None:
     offsets = {
-        partition: OffsetAndMetadata(place.position, place.topic_id, -1)
+        partition: OffsetAndMetadata(place.position, place.topic_id, place.leader_epoch)
         for partition, place in due.items()
     }
     timeout_ms = min(CONNECT_SECONDS, feed.kafka.request_timeout_seconds) * 1000

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import structlog
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import LogTruncationError, OffsetOutOfRangeError, UnsupportedCodecError
+from kafka.structs import OffsetAndMetadata
 
 from pipelines.core.errors import (
     DataLossError,
@@ -49,11 +50,12 @@ _log = structlog.get_logger()
 
 
 class Fetched(NamedTuple):
-    """A record, the track of its partition, and the position once it has been given out."""
+    """A record, the track of its partition, and position and epoch once it has been given out."""
 
     record: Any
     track: Track
     after: int
+    leader_epoch: int
 
 
 class Cursor:
@@ -75,8 +77,7 @@ class Cursor:
     ) -> None:
         self.feed = feed
         self.tracks: dict[TopicPartition, Track] = {
-            partition: Track(place.position, place.topic_id, place.generation)
-            for partition, place in places.items()
+            partition: Track(*place) for partition, place in places.items()
         }
         self.loaded = False
         """Whether the broker has said at least once which partitions there are."""
@@ -200,12 +201,16 @@ class Cursor:
             batch = records.get(partition)
             if batch:
                 track.not_at_end()
-                fetched.extend(Fetched(record, track, record.offset + 1) for record in batch[:-1])
-                after = batch[-1].offset + 1 if position is None else position
-                fetched.append(Fetched(batch[-1], track, after))
-            elif position is not None and position > track.position:
+                last = batch[-1]
+                fetched.extend(
+                    Fetched(record, track, record.offset + 1, record.leader_epoch)
+                    for record in batch[:-1]
+                )
+                after, epoch = position or (last.offset + 1, last.leader_epoch)
+                fetched.append(Fetched(last, track, after, epoch))
+            elif position is not None and position[0] > track.position:
                 # Control records, aborted transactions, offsets that compaction left empty.
-                track.position = position
+                track.position, track.leader_epoch = position
         return fetched
 
     def _listen(self, manager: WatchedManager, *, drained: bool) -> None:
@@ -257,8 +262,9 @@ class Cursor:
                 manager.cluster.need_all_topic_metadata = True  # an empty assignment resets it
         for partition in assigned if borrowed else moved | (assigned - self._assigned):
             track = self.tracks[partition]
-            if _position(consumer, partition) != track.position:
-                consumer.seek(partition, track.position)
+            offset, epoch = _position(consumer, partition) or (None, -1)
+            if offset != track.position or epoch < 0 <= track.leader_epoch:
+                _seek(consumer, partition, track)
         self._assigned = assigned
         self._leaders = {partition: seen.leaders[partition] for partition in assigned}
         self._consumer = consumer
@@ -289,7 +295,10 @@ class Cursor:
                     generation = 1 if partition in stale else 0
                     self.tracks[partition] = Track(begin[partition], topic_id, generation)
                 else:
-                    self.tracks[partition] = Track(found[partition].position, topic_id)
+                    place = found[partition]
+                    self.tracks[partition] = Track(
+                        place.position, topic_id, leader_epoch=place.leader_epoch
+                    )
                 if self.loaded:
                     _log.info(
                         "kafka_partition_added",
@@ -358,44 +367,65 @@ class Cursor:
                 )
 
     def _out_of_range(self, consumer: KafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
-        partitions = [partition for partition in offsets if partition in self.tracks]
+        partitions = self._still_there(consumer, offsets)
         begin = _offsets(consumer, partitions, beginning=True)
         end = _offsets(consumer, partitions, beginning=False)
         self._forget_ends()
         for partition in partitions:
             track = self.tracks[partition]
-            lost = begin[partition] - track.position
-            if lost > 0:
+            if begin[partition] > track.position:
                 self._report_loss(partition, track.position, begin[partition])
                 track.position = begin[partition]
             elif track.position > end[partition]:
-                # Behind the end: another topic of the same name, or one that lost its tail. Where
-                # they part cannot be told, and reading again changes nothing.
+                # The log has lost its end, or, where the broker tells no ids, is another topic's.
+                # Where it parts from what was read cannot be told, and reading again changes
+                # nothing.
+                if track.topic_id:
+                    self._report_truncated(partition, end[partition], begin[partition])
+                else:
+                    self._report_recreated(partition.topic)
                 self._rewind(track, begin[partition])
-                self._report_recreated(partition.topic)
-            consumer.seek(partition, track.position)
+            # What is known of a leader may be why the broker refuses the offset.
+            track.leader_epoch = -1
+            _seek(consumer, partition, track)
 
     def _truncated(self, consumer: KafkaConsumer, divergent: Mapping[TopicPartition, Any]) -> None:
-        partitions = [partition for partition in divergent if partition in self.tracks]
+        partitions = self._still_there(consumer, divergent)
         begin = _offsets(consumer, partitions, beginning=True)
         self._forget_ends()
         for partition in partitions:
             track = self.tracks[partition]
             known = divergent[partition]
-            to = begin[partition] if known is None else max(known.offset, begin[partition])
-            _log.warning(
-                "kafka_log_truncated",
-                topic=partition.topic,
-                partition=partition.partition,
-                offset=track.position,
-                back_to=min(to, track.position),
-            )
-            self._rewind(track, min(to, track.position))
-            consumer.seek(partition, track.position)
+            ends = begin[partition] if known is None else known.offset
+            # An answer about a position that was left since, as that of a re-created topic is, says
+            # nothing of this one.
+            if ends < track.position:
+                to = max(ends, begin[partition])
+                self._report_truncated(partition, ends, to)
+                known_there = known is not None and to == ends
+                self._rewind(track, to, known.leader_epoch if known_there else -1)
+            _seek(consumer, partition, track)
+
+    def _still_there(
+        self, consumer: KafkaConsumer, partitions: Iterable[TopicPartition]
+    ) -> list[TopicPartition]:
+        """Those of a topic that is the one whose offsets are known; the others are begun anew."""
+        manager = watched(consumer)
+        load_topics(manager, self.feed, {partition.topic for partition in self.tracks})
+        seen = look(manager, self.feed, self._split)
+        self._version = -1
+        return [
+            partition
+            for partition in partitions
+            if (track := self.tracks.get(partition)) is not None
+            and seen.leaders.get(partition) is not None
+            and seen.topic_ids[partition.topic] in ("", track.topic_id)
+        ]
 
     @staticmethod
-    def _rewind(track: Track, position: int) -> None:
+    def _rewind(track: Track, position: int, leader_epoch: int = -1) -> None:
         track.position = position
+        track.leader_epoch = leader_epoch
         track.generation += 1
         track.not_at_end()
 
@@ -418,6 +448,20 @@ class Cursor:
             partition=partition.partition,
             offset=position,
             begins_at=begin,
+        )
+
+    def _report_truncated(self, partition: TopicPartition, ends_at: int, back_to: int) -> None:
+        """Records that were read have vanished: from `ends_at` on, as far as that is known."""
+        position = self.tracks[partition].position
+        job_metrics().truncated_records.labels(partition.topic).inc(position - ends_at)
+        _log.error(
+            "kafka_log_truncated",
+            topic=partition.topic,
+            partition=partition.partition,
+            offset=position,
+            ends_at=ends_at,
+            back_to=back_to,
+            group=self.feed.group_id,
         )
 
     def report_lag(self) -> None:
@@ -459,11 +503,20 @@ class Cursor:
         self._ends_at = float("-inf")
 
 
-def _position(consumer: KafkaConsumer, partition: TopicPartition) -> int | None:
+def _position(consumer: KafkaConsumer, partition: TopicPartition) -> tuple[int, int] | None:
+    """Offset, and the epoch of the leader that wrote the record before it."""
     # The public method walks every partition of the consumer each time it is asked for one.
     state = consumer._subscription.assignment.get(partition)
     position = state.position if state is not None else None
-    return None if position is None else int(position.offset)
+    return None if position is None else (int(position.offset), int(position.leader_epoch))
+
+
+def _seek(consumer: KafkaConsumer, partition: TopicPartition, track: Track) -> None:
+    """Go where the track is; a position whose epoch is known is compared with the leader's log."""
+    # The public method takes no epoch. Without one, a log that has lost its end and grown past the
+    # position since looks like any other, and what it grew by would be skipped.
+    position = OffsetAndMetadata(track.position, "", track.leader_epoch)
+    consumer._subscription.seek(partition, position)
 
 
 def _offsets(

@@ -78,7 +78,7 @@ def _read(consumer: KafkaConsumer, seen: Topology, read_seconds: float) -> list[
     if not partitions:
         return []
     # Committed before ends: what is committed in between must not look like a lag below zero.
-    committed = _committed_now(consumer, seen)
+    committed = {p: at.offset for p, at in _committed_now(consumer, seen).items()}
     first = consumer.beginning_offsets(partitions, timeout_ms=_TIMEOUT_MS)
     # With `read_committed` this is the last stable offset, the end of what can be read.
     end = consumer.end_offsets(partitions, timeout_ms=_TIMEOUT_MS)

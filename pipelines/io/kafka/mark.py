@@ -63,28 +63,33 @@ class KafkaMark(CheckpointMark):
 
 
 class KafkaMarkCoder(Coder):
-    """Compact JSON: topics once, partitions in order, so that equal marks give equal bytes."""
+    """Compact JSON: topics once, partitions in order, so that equal marks give equal bytes.
+
+    A topic's row is its name, its id, and a list for each generation and leader epoch: these two,
+    then partition and position by turns.
+    """
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
 
     def encode(self, value: KafkaMark) -> bytes:
         """Bytes of a mark."""
-        topics: dict[tuple[str, str], list[int]] = {}
+        topics: dict[tuple[str, str], dict[tuple[int, int], list[int]]] = {}
         for partition, place in sorted(value.places.items()):
-            topics.setdefault((partition.topic, place.topic_id), []).extend(
-                (partition.partition, place.position, place.generation)
-            )
-        rows = [[topic, topic_id, *numbers] for (topic, topic_id), numbers in topics.items()]
+            begun = (place.generation, place.leader_epoch)
+            groups = topics.setdefault((partition.topic, place.topic_id), {})
+            groups.setdefault(begun, [*begun]).extend((partition.partition, place.position))
+        rows = [[*topic, *groups.values()] for topic, groups in topics.items()]
         return json.dumps(rows, separators=(",", ":")).encode()
 
     def decode(self, encoded: bytes) -> KafkaMark:
         """The mark of those bytes."""
         places = {}
-        for topic, topic_id, *numbers in json.loads(encoded):
-            for at in range(0, len(numbers), 3):
-                partition, position, generation = numbers[at : at + 3]
-                places[TopicPartition(topic, partition)] = Place(position, topic_id, generation)
+        for topic, topic_id, *groups in json.loads(encoded):
+            for generation, epoch, *numbers in groups:
+                for number, position in zip(numbers[::2], numbers[1::2], strict=True):
+                    place = Place(position, topic_id, generation, epoch)
+                    places[TopicPartition(topic, number)] = place
         return KafkaMark(self._feed, places)
 
     def is_deterministic(self) -> bool:

@@ -31,11 +31,15 @@ class Place(NamedTuple):
     generation
         How often the partition was begun anew since the first reader of the run: a topic that is
         re-created, or truncated, counts offsets again.
+    leader_epoch
+        Of the leader that wrote the record before the position; -1 where nobody knows. A broker
+        that is asked where this epoch ended tells a log that has lost its end.
     """
 
     position: int
     topic_id: str = ""
     generation: int = 0
+    leader_epoch: int = -1
 
     @property
     def order(self) -> tuple[int, int]:

@@ -114,6 +114,7 @@ class KafkaReader(UnboundedReader):
                 return False
         self._current = fetched = self._buffer.popleft()
         fetched.track.position = fetched.after
+        fetched.track.leader_epoch = fetched.leader_epoch
         fetched.track.event_ms = fetched.record.timestamp
         self._since_mark += 1
         return True
@@ -181,10 +182,11 @@ class KafkaReader(UnboundedReader):
             return False
         tracks = self._cursor.tracks
         return all(
-            # A topic that is gone or begun anew since the run started owes nothing any more.
+            # A topic that is gone owes nothing any more; one that was begun anew, or has lost its
+            # end, may never reach that offset, and owes what it has.
             (track := tracks.get(partition)) is None
-            or track.generation > 0
             or track.position >= offset
+            or (track.generation > 0 and track.ended_at is not None)
             for partition, offset in self._until.items()
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import structlog
@@ -109,7 +109,9 @@ def start_like(settings: Settings, group_id: str, other_group_id: str) -> dict[T
         See `resolve_start`.
     """
 
-    def ask(consumer: KafkaConsumer, _: Feed, seen: Topology) -> dict[TopicPartition, int]:
+    def ask(
+        consumer: KafkaConsumer, _: Feed, seen: Topology
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
         return _committed_now(consumer, seen)
 
     def commit(consumer: KafkaConsumer, _: Feed, seen: Topology) -> dict[TopicPartition, int]:
@@ -121,8 +123,9 @@ def start_like(settings: Settings, group_id: str, other_group_id: str) -> dict[T
         start: dict[TopicPartition, int] = consumer.beginning_offsets(
             partitions, timeout_ms=_TIMEOUT_MS
         )
-        start.update({p: offset for p, offset in theirs.items() if p in start})
-        _commit(consumer, seen, start)
+        taken = {p: at for p, at in theirs.items() if p in start}
+        start.update({p: at.offset for p, at in taken.items()})
+        _commit(consumer, seen, start, {p: at.leader_epoch for p, at in taken.items()})
         _log.info(
             "kafka_start_taken_over",
             group=group_id,
@@ -196,7 +199,9 @@ def start_at_beginning(settings: Settings, group_id: str) -> dict[TopicPartition
     return _with_consumer(settings, group_id, commit, "committing where the candidate starts")
 
 
-def _committed_now(consumer: KafkaConsumer, seen: Topology) -> dict[TopicPartition, int]:
+def _committed_now(
+    consumer: KafkaConsumer, seen: Topology
+) -> dict[TopicPartition, OffsetAndMetadata]:
     """Offsets that the group has committed in the topics as they are now.
 
     The job notes the topic's id with each commit: a topic that was re-created counts its offsets
@@ -209,15 +214,23 @@ def _committed_now(consumer: KafkaConsumer, seen: Topology) -> dict[TopicPartiti
     for partition, at in found.items():
         now = seen.topic_ids.get(partition.topic, "")
         if at.offset >= 0 and not (at.metadata and now and at.metadata != now):
-            offsets[partition] = at.offset
+            offsets[partition] = at
     return offsets
 
 
-def _commit(consumer: KafkaConsumer, seen: Topology, start: dict[TopicPartition, int]) -> None:
+def _commit(
+    consumer: KafkaConsumer,
+    seen: Topology,
+    start: Mapping[TopicPartition, int],
+    epochs: Mapping[TopicPartition, int] | None = None,
+) -> None:
     """One request for all partitions, so that a group has started whole or not at all."""
+    known = epochs or {}
     consumer.commit(
         {
-            partition: OffsetAndMetadata(offset, seen.topic_ids[partition.topic], -1)
+            partition: OffsetAndMetadata(
+                offset, seen.topic_ids[partition.topic], known.get(partition, -1)
+            )
             for partition, offset in start.items()
         },
         timeout_ms=_TIMEOUT_MS,

@@ -18,7 +18,7 @@ class Track:
     position
         Offset after the last record given out, or further where nothing readable lies between
         (control records, aborted transactions, what compaction removed).
-    topic_id, generation
+    topic_id, generation, leader_epoch
         See `Place`.
     event_ms
         Timestamp of the last record given out, milliseconds since the epoch; `None` before one.
@@ -32,6 +32,7 @@ class Track:
     position: int
     topic_id: str = ""
     generation: int = 0
+    leader_epoch: int = -1
     event_ms: int | None = None
     ended_at: float | None = None
     confirmed_at: float | None = None
@@ -40,7 +41,7 @@ class Track:
     @property
     def place(self) -> Place:
         """For the mark."""
-        return Place(self.position, self.topic_id, self.generation)
+        return Place(self.position, self.topic_id, self.generation, self.leader_epoch)
 
     def confirm_end(self, at: float) -> None:
         """The broker said at this time that there is nothing more."""
