@@ -23,7 +23,7 @@ def ingest_job(objectives: Objectives) -> Dashboard:
         "and what Kafka says of its consumer group. A candidate's job is in Rollout.",
         [
             Section("", [_answers(), _flow()]),
-            Section("Is every event accounted for?", [_accounts(), _nothing()]),
+            Section("Is every event accounted for?", [_accounts(), _nothing(), _wrong_world()]),
             Section("Where does the time go?", [_batches(), _services()], collapsed=True),
             Section("What waits in Kafka", [_waiting(), _brokers()], collapsed=True),
             Section("Workers", [_encoders(), _processes()], collapsed=True),
@@ -140,33 +140,63 @@ def _accounts() -> list[Panel]:
     ]
 
 
-def _nothing() -> list[Panel]:
-    def stays(title: str, description: str, metric: str, alert: str) -> Panel:
-        return number(
-            title,
-            description + " In the time that the dashboard shows; should stay at 0.",
-            Query(grown(metric, window="$__range"), "{{index}}"),
-            unit="short",
-            bounds=ZERO,
-            decimals=0,
-            alert=alert,
-        )
+def _stays(title: str, description: str, metric: str, alert: str, width: int = 6) -> Panel:
+    return number(
+        title,
+        description + " In the time that the dashboard shows; should stay at 0.",
+        Query(grown(metric, window="$__range"), "{{index}}"),
+        unit="short",
+        bounds=ZERO,
+        decimals=0,
+        alert=alert,
+        width=width,
+    )
 
+
+def _wrong_world() -> list[Panel]:
     return [
-        stays(
+        _stays(
+            "Records that vanished",
+            "Acknowledged records that the job had read and that are gone from the topic since.",
+            "plumbline_truncated_records_total",
+            "PlumblineLogTruncated",
+            width=8,
+        ),
+        _stays(
+            "Events from the future",
+            "Events stamped more than a second ahead of the job's clock. They are in no figure of "
+            "freshness.",
+            "plumbline_future_events_total",
+            "PlumblineClockAhead",
+            width=8,
+        ),
+        _stays(
+            "Events that lost to the future",
+            "Events left out as stale for a stored state that is stamped in the future: the "
+            "document stays at that state until its time has come.",
+            "plumbline_shadowed_events_total",
+            "PlumblineClockAhead",
+            width=8,
+        ),
+    ]
+
+
+def _nothing() -> list[Panel]:
+    return [
+        _stays(
             "Commits that failed",
             "Offset commits that Kafka refused or did not answer.",
             "plumbline_commit_failures_total",
             "PlumblineCommitFailing",
         ),
-        stays(
+        _stays(
             "Records lost unread",
             "Records that the topic's retention dropped first: publish them anew, or build the "
             "version anew.",
             "plumbline_data_loss_records_total",
             "PlumblineDataLoss",
         ),
-        stays(
+        _stays(
             "Topics re-created",
             "Topics that were deleted and made anew, so that their offsets begin again.",
             "plumbline_recreated_topics_total",
@@ -226,8 +256,12 @@ def _services() -> list[Panel]:
     return [
         graph(
             "Tokens encoded",
-            "Tokens a second: what the model costs, whatever the lengths of texts.",
-            [Query(rate("plumbline_tokens_total"), "tokens")],
+            "Tokens a second: what the model costs, whatever the lengths of texts; and the documents "
+            "that they were of, each time that one was encoded.",
+            [
+                Query(rate("plumbline_tokens_total"), "tokens"),
+                Query(rate("plumbline_encoded_documents_total"), "documents"),
+            ],
             unit="cps",
         ),
         graph(

@@ -355,9 +355,13 @@ def _watchers() -> list[list[Panel]]:
             ),
             number(
                 "Qdrant answers",
-                "Whether Qdrant answered when the monitor last asked where the alias points.",
+                "Whether Qdrant answered when the monitor last asked where the alias points, and "
+                "took the last renewal of its lease. No: it is away, read-only or out of disk.",
                 Query(
-                    f"min by (index) ({select('plumbline_monitor_qdrant_up', index='$index')})",
+                    f"min by (index) ({select('plumbline_monitor_qdrant_up', index='$index')})\n"
+                    "* on (index) min by (index) ("
+                    + select("plumbline_monitor_qdrant_writable", index="$index")
+                    + ")",
                     "{{index}}",
                 ),
                 unit="bool_yes_no",

@@ -78,6 +78,7 @@ def _answers() -> list[Panel]:
 
 
 def _course() -> list[Panel]:
+    info = of_index("plumbline_rollout_info", "rollout", "live", "candidate")
     return [
         states(
             "States over time",
@@ -91,14 +92,24 @@ def _course() -> list[Panel]:
         ),
         table(
             "Which versions",
-            "The rollout with the version that was live when it was planned, and the candidate.",
+            "The rollout with the version that was live when it was planned, and the candidate; "
+            "and whether the alias is where its record has it. Moved: somebody did it by hand.",
             [
+                Query(info),
                 Query(
-                    of_index("plumbline_rollout_info", "rollout", "live", "candidate"),
-                )
+                    f"{of_index('plumbline_rollout_alias_moved')}\n"
+                    f"* on (index) group_left (rollout, live, candidate) {info}"
+                ),
             ],
-            columns={"rollout": "Rollout", "live": "Live when planned", "candidate": "Candidate"},
+            columns={
+                "rollout": "Rollout",
+                "live": "Live when planned",
+                "candidate": "Candidate",
+                "Value #B": "Alias",
+            },
+            mappings={"Alias": {0: ("in its place", "green"), 1: ("moved", "red")}},
             missing="no rollout yet",
+            alert="PlumblineAliasMoved",
             height=9,
         ),
     ]

@@ -100,6 +100,11 @@ INHIBITIONS: tuple[Inhibition, ...] = (
         "No probe can look at a version that cannot be opened.",
     ),
     Inhibition(
+        "PlumblineVersionUnreadable",
+        ("PlumblineAliasMoved",),
+        "An alias that is gone, or leads to no version, is not where the rollout left it either.",
+    ),
+    Inhibition(
         "PlumblineMonitorDown",
         (
             "PlumblineMonitorNoLeader",

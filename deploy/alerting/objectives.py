@@ -141,6 +141,8 @@ class Alerts(_Part):
     PlumblineDeadLettersGrowing: DeadLetters = DeadLetters()
     PlumblineDataLoss: Recent = Recent(severity="critical")
     PlumblineTopicRecreated: Recent = Recent(severity="warning")
+    PlumblineLogTruncated: Recent = Recent(severity="critical")
+    PlumblineClockAhead: Recent = Recent(severity="warning")
     PlumblineCommitFailing: Recent = Recent(severity="warning")
 
     # Monitor: nobody looks.
@@ -153,6 +155,7 @@ class Alerts(_Part):
     # Rollout.
     PlumblineRolloutStuck: RolloutStuck = RolloutStuck()
     PlumblineRolloutStepUnfinished: AlertObjective = AlertObjective(wait=900.0)
+    PlumblineAliasMoved: AlertObjective = AlertObjective(severity="warning", wait=300.0)
     PlumblineRolledBackAutomatically: Recent = Recent(severity="warning", window=86_400.0)
     PlumblinePromotionForced: AlertObjective = AlertObjective(severity="info", wait=0.0)
     PlumblineCandidateAlarm: AlertObjective = AlertObjective(severity="info")

@@ -197,6 +197,18 @@ def _recreated(world: World) -> None:
     world["ingest"].gauge("plumbline_recreated_topics_total", after(T, 2, 1), topic="documents")
 
 
+def _log_truncated(world: World) -> None:
+    world["ingest"].gauge("plumbline_truncated_records_total", after(T, 25, 5), topic="documents")
+
+
+def _future(world: World) -> None:
+    world["ingest"].gauge("plumbline_future_events_total", after(T, 12, 9), topic="documents")
+
+
+def _shadowed(world: World) -> None:
+    world["ingest"].gauge("plumbline_shadowed_events_total", after(T, 4, 2), topic="documents")
+
+
 def _commits(world: World) -> None:
     world["ingest"].gauge("plumbline_commit_failures_total", after(T, 4, 3))
 
@@ -256,6 +268,10 @@ def _waits(world: World) -> None:
 
 def _unfinished(world: World) -> None:
     world.rollout("intent", after(T, 1), action="promote")
+
+
+def _moved(world: World) -> None:
+    world.rollout("alias_moved", after(T, 1))
 
 
 def _rolled_back(world: World) -> None:
@@ -319,6 +335,14 @@ CASES = (
     Case("PlumblineDataLoss", "the first one of a topic", _lost_first, {"index": INDEX}, 2 * T),
     Case("PlumblineDataLoss", "by the monitor", _expired, {"index": INDEX}),
     Case("PlumblineTopicRecreated", "", _recreated, {"index": INDEX, "topic": "documents"}),
+    Case("PlumblineLogTruncated", "", _log_truncated, {"index": INDEX, "topic": "documents"}),
+    Case("PlumblineClockAhead", "an event ahead", _future, {"index": INDEX, "topic": "documents"}),
+    Case(
+        "PlumblineClockAhead",
+        "an event that loses to one",
+        _shadowed,
+        {"index": INDEX, "topic": "documents"},
+    ),
     Case("PlumblineCommitFailing", "", _commits, {"index": INDEX}),
     Case("PlumblineMonitorDown", "of an index", _monitors_down, {"index": INDEX}),
     Case(
@@ -360,6 +384,7 @@ CASES = (
         _unfinished,
         {"index": INDEX, "action": "promote"},
     ),
+    Case("PlumblineAliasMoved", "", _moved, {"index": INDEX}),
     Case("PlumblineRolledBackAutomatically", "", _rolled_back, {"index": INDEX}),
     Case("PlumblinePromotionForced", "", _forced, {"index": INDEX}),
     Case(

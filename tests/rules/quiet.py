@@ -213,6 +213,15 @@ def _progress(world: World) -> None:
     world.rollout("tokens", lambda at: 1e6 + at // 600, kind="done")
 
 
+def _switches(world: World) -> None:
+    world.rollout("alias_moved", after(600, 1))
+    world.rollout("intent", after(600, 1), action="promote")
+
+
+def _seen_in_between(world: World) -> None:
+    world.rollout("alias_moved", lambda at: float(600 <= at < 660))
+
+
 def _by_hand(world: World) -> None:
     world.state("rolled_back", 600)
     world.rollout("automatic_rollback", after(600, 0, None))
@@ -263,6 +272,13 @@ NEVER = (
     Never("PlumblineIngestStalled", "a backlog that the job works off", _backlog),
     Never("PlumblineProbeFailing", "one run that failed", _failed_once),
     Never("PlumblineRolloutStuck", "a build that moves slowly", _progress),
+    Never(
+        "PlumblineAliasMoved",
+        "a step that has switched it and not ended",
+        _switches,
+        others=("PlumblineRolloutStepUnfinished",),
+    ),
+    Never("PlumblineAliasMoved", "a switch between two looks", _seen_in_between),
     Never("PlumblineRolledBackAutomatically", "a rollback by hand", _by_hand),
     Never("PlumblineRolledBackAutomatically", "a day after it", _long_ago),
     Never("PlumblinePromotionForced", "its soak is over", _soaked),

@@ -247,6 +247,9 @@ def ingest(instance: str, version: str, *, events: float = 2.0, late: float = 0.
     # Of long ago: they must not alarm anew with every hole in the scrapes.
     made.counter("plumbline_data_loss_records_total", 0, 100, topic="documents")
     made.counter("plumbline_recreated_topics_total", 0, 1, topic="documents")
+    made.counter("plumbline_truncated_records_total", 0, 5, topic="documents")
+    made.counter("plumbline_future_events_total", 0, 9, topic="documents")
+    made.counter("plumbline_shadowed_events_total", 0, 2, topic="documents")
     made.counter("plumbline_commit_failures_total", 0, 3)
     made.counter("plumbline_retries_total", 0, 7, service="kafka")
     made.counter("plumbline_retries_total", 0, 2, service="qdrant")
@@ -343,6 +346,7 @@ def _last_rollout(target: Target) -> None:
     said("info", 1, rollout="0a1b2c3d", live="docs--model--000000000000", candidate=LIVE)
     for action in INTENTS:
         said("intent", 0, action=action)
+    said("alias_moved", 0)
     for outcome in GATE_OUTCOMES:
         said("gate", float(outcome == "pass"), outcome=outcome)
     said("promotion_forced", 0)

@@ -39,6 +39,9 @@ class Carries:
 NEVER_HERE = {
     "plumbline_data_loss_records_total": "retention would have to overtake the job",
     "plumbline_recreated_topics_total": "the topic would have to be deleted under the job",
+    "plumbline_truncated_records_total": "a broker would have to lose what it acknowledged",
+    "plumbline_future_events_total": "a producer's clock would have to be ahead",
+    "plumbline_shadowed_events_total": "a producer's clock would have to be ahead",
 }
 """Names without a series in this world, and why; where they stand, an answer needs none."""
 
@@ -103,6 +106,9 @@ Commits that failed / A:
 Records lost unread / A:
 Topics re-created / A:
 Worst canary of the workers / A:
+Records that vanished / A:
+Events from the future / A:
+Events that lost to the future / A:
 Time of a batch, p95 / A:
 Time of a batch, p95 / B:
 Share of the time / A:
@@ -110,6 +116,7 @@ Share of the time / B:
 Size of a batch / A:
 Size of a batch / B:
 Tokens encoded / A:
+Tokens encoded / B:
 Requests repeated, by service / A: service=qdrant
 Texts cut off / A:
 Longest wait, by partition / A: version, topic, partition=0|1
@@ -211,6 +218,7 @@ Backfill done / A:
 Backfill ends in / A:
 States over time / A: state=$states
 Which versions / A: rollout, live, candidate
+Which versions / B: rollout, live, candidate
 Golden gate / A: outcome
 Queries compared / A:
 Forced past the gate / A: >= 1

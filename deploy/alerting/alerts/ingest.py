@@ -24,6 +24,8 @@ def ingest_alerts(objectives: Objectives) -> list[Alert]:
         _dead_letters(objectives),
         _lost(objectives),
         _recreated(objectives),
+        _truncated(objectives),
+        _ahead(objectives),
         _commits(objectives),
     ]
 
@@ -204,6 +206,42 @@ def _recreated(objectives: Objectives) -> Alert:
         "The job found another topic under the name {{ $labels.topic }} and reads it from its "
         "beginning. Documents that are not in it stay in the index: if they are to go, build the "
         "version anew.",
+        "ingest",
+        "plumbline-ingest",
+    )
+
+
+def _truncated(objectives: Objectives) -> Alert:
+    objective = objectives.alerts.PlumblineLogTruncated
+    return Alert(
+        "PlumblineLogTruncated",
+        _recent(objectives, "plumbline_truncated_records_total", objective, by="index, topic"),
+        "{{ $labels.index }}: the topic {{ $labels.topic }} has lost acknowledged records",
+        'About {{ $value | printf "%.0f" }} records that the job had read are gone from '
+        "{{ $labels.topic }}: a broker without them leads now. The job has gone back to where the "
+        "logs part and reads on from there. What the lost records said stays in the index until a "
+        "newer event; what nobody had read yet is lost with no trace here: have the producers send "
+        "it again.",
+        "ingest",
+        "plumbline-ingest",
+    )
+
+
+def _ahead(objectives: Objectives) -> Alert:
+    objective = objectives.alerts.PlumblineClockAhead
+    future, shadowed = (
+        _recent(objectives, f"plumbline_{name}_events_total", objective, by="index, topic")
+        for name in ("future", "shadowed")
+    )
+    return Alert(
+        "PlumblineClockAhead",
+        f"{future}\nor\n{shadowed}",
+        "{{ $labels.index }}: events of {{ $labels.topic }} are stamped in the future",
+        '{{ $value | printf "%.0f" }} events of {{ $labels.topic }} within '
+        f"{format_duration(objective.window)} are stamped ahead of the job's clock, or lost to a "
+        "stored state that is. Until its time has come such a state stays the newest of its "
+        "document, and what is sent in the meantime is left out. Set the clock of the producer, or "
+        "of the job's machine, right.",
         "ingest",
         "plumbline-ingest",
     )

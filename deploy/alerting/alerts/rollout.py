@@ -15,6 +15,7 @@ def rollout_alerts(objectives: Objectives) -> list[Alert]:
     return [
         _stuck(objectives),
         _unfinished(objectives),
+        _moved(objectives),
         _rolled_back(objectives),
         _forced(objectives),
         _candidate(objectives),
@@ -76,6 +77,23 @@ def _unfinished(objectives: Objectives) -> Alert:
         "{{ $labels.index }}: {{ $labels.action }} has begun and has not ended",
         "A step of the rollout, {{ $labels.action }}, was cut short. Searches are answered all the "
         "same; `plumbline rollout status`, or the same command once more, finishes it.",
+        "rollout",
+        "plumbline-rollout",
+    )
+
+
+def _moved(objectives: Objectives) -> Alert:
+    moved = current("plumbline_rollout_alias_moved", objectives=objectives)
+    intent = current("plumbline_rollout_intent", objectives=objectives)
+    return Alert(
+        "PlumblineAliasMoved",
+        # A step that switches it is announced first.
+        f"{moved} == 1\nunless on (index) {intent} == 1",
+        "{{ $labels.index }}: the alias is not where its rollout left it",
+        "Searches of {{ $labels.index }} go to another version than the record of its last rollout "
+        "names: somebody moved the alias by hand. Nothing writes to that version unless a job of "
+        "its own does, and the rollout's next step refuses. `plumbline index alias` shows both and "
+        "puts it back.",
         "rollout",
         "plumbline-rollout",
     )
