@@ -256,8 +256,8 @@ def _services() -> list[Panel]:
     return [
         graph(
             "Tokens encoded",
-            "Tokens a second: what the model costs, whatever the lengths of texts; and the documents "
-            "that they were of, each time that one was encoded.",
+            "Tokens a second: what the model costs, whatever the lengths of texts; and the "
+            "documents that they were of, each time that one was encoded.",
             [
                 Query(rate("plumbline_tokens_total"), "tokens"),
                 Query(rate("plumbline_encoded_documents_total"), "documents"),
