@@ -50,6 +50,8 @@ class Attack:
             "worker pool": self.worker_pool,
             "broker": self.restart_broker,
             "job manager": self.job_manager,
+            "task manager, worker pool and broker": self.together,
+            "everything": self.everything,
         }
 
     def submit(self, *words: str) -> dict[str, Any]:
@@ -105,6 +107,27 @@ class Attack:
         answer = self.submit("ingest", "resume", "--standby")
         assert answer["savepoint"] is None
 
+    def together(self) -> None:
+        """Three at once; what is started again finds the others gone or still starting."""
+        self.stack.cluster.kill_worker(1)
+        self.stack.pools[0].kill()
+        self.restart_broker()
+        self.stack.pools[0].start()
+        self.stack.cluster.restart_worker(1)
+
+    def everything(self) -> None:
+        """The whole cluster and the broker, and all come back; only the logs and the store stay."""
+        for number, pool in enumerate(self.stack.pools):
+            self.stack.cluster.kill_worker(number)
+            pool.kill()
+        self.stack.cluster.kill_manager()
+        self.restart_broker()
+        self.stack.cluster.restart_manager()
+        for number, pool in enumerate(self.stack.pools):
+            pool.start()
+            self.stack.cluster.restart_worker(number)
+        assert self.submit("ingest", "resume", "--standby")["savepoint"] is None
+
 
 @pytest.mark.acceptance
 @pytest.mark.timeout(1800)
@@ -116,7 +139,7 @@ def test_nothing_is_lost_whatever_is_killed(
     model: Path,
     acceptance: bool,
 ) -> None:
-    """Index, dead letters and offsets are a replay's after every part was killed in turn.
+    """Index, dead letters and offsets are a replay's after every part was killed, alone or not.
 
     The job has been submitted by a process that ended at once. In between it is stopped with a
     savepoint and resumed with another parallelism and with more partitions.
