@@ -96,8 +96,9 @@ def test_a_producer_ten_times_as_fast_as_the_encoder(
         most = backlog.ask()
         lags = read(it.version)
         assert backlog.ask() <= sum(lag.records for lag in lags) <= most
-        waited = time.time() - min(lag.oldest_timestamp or 0 for lag in lags) / 1000
-        assert waited > seconds / 2
+        stamps = [lag.oldest_timestamp for lag in lags if lag.oldest_timestamp is not None]
+        waited = time.time() - min(stamps) / 1000
+        assert seconds / 2 < waited < seconds + 60
 
         with MemoryWatch(job.pid) as memory_after:
             os.kill(job.pid, signal.SIGUSR1)
