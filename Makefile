@@ -10,7 +10,8 @@ export TOKENIZERS_PARALLELISM ?= true
 
 # Much of a test is waiting, so two run side by side; those that measure time run by themselves.
 PROCESSES ?= 2
-BESIDE = -m "not alone" --numprocesses $(PROCESSES) --dist loadfile
+# In the order of their names, not those with most tests first: the longest files have few.
+BESIDE = -m "not alone" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install servers demo up down status send check audit sbom test test-system chaos bench acceptance generate lock clean

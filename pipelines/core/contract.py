@@ -208,7 +208,9 @@ def _checked(cls: type[Any], value: object, what: str) -> dict[str, Any]:
             "Plumbline, or its metadata was changed by hand"
         )
     known = {field.name: field for field in fields(cls)}
-    unknown = sorted(set(map(str, value)) - set(known))
+    unknown = sorted(
+        name if name.isprintable() else ascii(name) for name in set(map(str, value)) - set(known)
+    )
     if unknown:
         raise StoreConflictError(
             f"{what} has fields this release does not know: {', '.join(unknown)}. Use the release "

@@ -27,6 +27,8 @@ FOUND: tuple[tuple[str, str, bytes], ...] = (
     ("settings", "chain", b"index:\n" + _chain()),
     ("contract", "template_with_an_attribute", b"template: '{text.nothing}'"),
     ("contract", "template_of_a_gigabyte", b"template: '{text:>1000000000}'"),
+    # The refusal named it as it was, which no terminal can show.
+    ("contract", "name_with_half_a_pair", b'{"di\\ud800": "cosine"}'),
     ("contract", "date_that_is_none", b"model: 2001-99-99"),
     ("contract", "deep", b"[" * 100_000),
     # The C reader of YAML recursed until the process died.
