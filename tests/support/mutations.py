@@ -98,9 +98,9 @@ def _commit_at_poll() -> None:
     def committing(self: Any, wait_seconds: float) -> Any:
         fetched = fetch(self, wait_seconds)
         places = {}
-        for record, track, after in fetched:
-            partition = TopicPartition(record.topic, record.partition)
-            places[partition] = track.place._replace(position=after)
+        for one in fetched:
+            partition = TopicPartition(one.record.topic, one.record.partition)
+            places[partition] = one.track.place._replace(position=one.after)
         if places:
             commit(self.feed, places)
         return fetched
