@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from monitors.probes.base import ProbeContext
 from pipelines.core.points import OURS
+from pipelines.core.position import AHEAD_SECONDS
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -17,9 +18,6 @@ __all__ = ["percentile", "recent_delays"]
 
 _RECENT_DOCUMENTS = 500
 """Heads that are read, the newest by event time."""
-
-AHEAD_SECONDS = 1.0
-"""Clocks that are kept in step differ by less; the job counts what is farther ahead."""
 
 
 def recent_delays(context: ProbeContext) -> tuple[list[float], float | None]:

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-__all__ = ["MAX_COMPARED", "MAX_EXACT", "OrderBy", "Position", "topic_rank"]
+__all__ = ["AHEAD_SECONDS", "MAX_COMPARED", "MAX_EXACT", "OrderBy", "Position", "topic_rank"]
+
+AHEAD_SECONDS = 1.0
+"""Clocks that are kept in step differ by milliseconds. An event from further ahead has a stamp that
+is wrong, or ours is."""
 
 MAX_EXACT = 2**53 - 1
 """Largest integer Qdrant compares exactly: its range conditions use 64-bit floats."""

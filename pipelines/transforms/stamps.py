@@ -7,13 +7,9 @@ import time
 import structlog
 
 from pipelines.core.metrics import job_metrics
-from pipelines.core.position import OrderBy, Position
+from pipelines.core.position import AHEAD_SECONDS, OrderBy, Position
 
-__all__ = ["AHEAD_SECONDS", "Stamps"]
-
-AHEAD_SECONDS = 1.0
-"""Clocks that are kept in step differ by milliseconds. An event from further ahead has a stamp that
-is wrong, or ours is."""
+__all__ = ["Stamps"]
 
 _TELL_SECONDS = 60.0
 """A producer whose clock is ahead sends many such events; the log says so once in this time."""
