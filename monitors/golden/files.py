@@ -12,7 +12,10 @@ from typing import Literal
 
 from pipelines.core.errors import SettingsError
 
-__all__ = ["GoldenQuery", "GoldenSet", "Problem", "inspect_golden", "read_golden"]
+__all__ = ["MAXIMUM_GRADE", "GoldenQuery", "GoldenSet", "Problem", "inspect_golden", "read_golden"]
+
+MAXIMUM_GRADE = 100
+"""Of a judgement, whatever form it was read from."""
 
 _SHOWN = 5
 """Problems that one error names; `plumbline golden check` lists them all."""

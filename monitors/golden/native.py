@@ -26,13 +26,12 @@ from pathlib import Path
 
 import yaml
 
-from monitors.golden.files import GoldenQuery, Problem, read_text
+from monitors.golden.files import MAXIMUM_GRADE, GoldenQuery, Problem, read_text
 from pipelines.core.errors import SettingsError
 from pipelines.core.yaml_text import YamlError, compose_yaml
 
-__all__ = ["MAXIMUM_GRADE", "read_native", "write_native"]
+__all__ = ["read_native", "write_native"]
 
-MAXIMUM_GRADE = 100
 _VERSION = "1"
 _TOP = ("version", "queries")
 _ENTRY = ("id", "text", "judged")

@@ -7,8 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from monitors.golden.files import GoldenQuery, Problem, read_text
-from monitors.golden.native import MAXIMUM_GRADE
+from monitors.golden.files import MAXIMUM_GRADE, GoldenQuery, Problem, read_text
 from pipelines.core.errors import SettingsError
 
 __all__ = ["read_folder"]

@@ -87,11 +87,12 @@ def load_yaml(text: str) -> Any:
     YamlError
         As `compose_yaml`, or a value is not what its form or its tag says.
     """
-    if compose_yaml(text) is None:
+    node = compose_yaml(text)
+    if node is None:
         return None
-    loader = _Loader(text)
+    loader = _Loader("")
     try:
-        return loader.get_single_data()
+        return loader.construct_document(node)
     except yaml.YAMLError as error:
         raise _described(error) from None
     finally:

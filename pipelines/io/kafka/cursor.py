@@ -345,8 +345,6 @@ class Cursor:
             else:
                 track.topic_id = topic_id
         begin = _offsets(consumer, recreated, beginning=True)
-        if recreated:
-            self._forget_ends()
         for partition in recreated:
             track = self.tracks[partition]
             track.topic_id = seen.topic_ids[partition.topic]
@@ -370,7 +368,6 @@ class Cursor:
         partitions = self._still_there(consumer, offsets)
         begin = _offsets(consumer, partitions, beginning=True)
         end = _offsets(consumer, partitions, beginning=False)
-        self._forget_ends()
         for partition in partitions:
             track = self.tracks[partition]
             if begin[partition] > track.position:
@@ -392,7 +389,6 @@ class Cursor:
     def _truncated(self, consumer: KafkaConsumer, divergent: Mapping[TopicPartition, Any]) -> None:
         partitions = self._still_there(consumer, divergent)
         begin = _offsets(consumer, partitions, beginning=True)
-        self._forget_ends()
         for partition in partitions:
             track = self.tracks[partition]
             known = divergent[partition]
@@ -422,8 +418,8 @@ class Cursor:
             and seen.topic_ids[partition.topic] in ("", track.topic_id)
         ]
 
-    @staticmethod
-    def _rewind(track: Track, position: int, leader_epoch: int = -1) -> None:
+    def _rewind(self, track: Track, position: int, leader_epoch: int = -1) -> None:
+        self._forget_ends()
         track.position = position
         track.leader_epoch = leader_epoch
         track.generation += 1
