@@ -18,7 +18,7 @@ from scipy import stats
 
 from tests.benchmarks.bench import CONTRACT, Bench, Store, corpus_documents
 from tests.benchmarks.table import Table
-from tests.support.brokers import Broker, Message, any_broker
+from tests.support.brokers import Message, any_broker, broker_of
 from tests.support.cluster_load import ClusterJob, ClusterRun, spread
 from tests.support.corpora import Corpus, messages
 from tests.support.flink_server import INSTALL_HINT, flink_available
@@ -130,7 +130,7 @@ def _workers() -> Table:
         _bare(texts[: _DOCUMENTS // 2], Path(folder)) as bare,
         FlinkStack(Path(folder), task_managers=2, slots=1, config=_PATIENT) as stack,
     ):
-        broker = _broker(kafka)
+        broker = broker_of(kafka)
         stack.job_server.start()
         for number in range(_ROUNDS):
             rates = {}
@@ -243,13 +243,6 @@ def _bare(texts: list[str], folder: Path) -> Iterator[Callable[[int], float]]:
             process.wait()
 
 
-def _broker(kafka: KafkaServer) -> Broker:
-    from confluent_kafka import Producer
-
-    producer = Producer({"bootstrap.servers": kafka.bootstrap, "log_level": 2})
-    return Broker("Apache Kafka", producer, {"bootstrap_servers": kafka.bootstrap})
-
-
 def _partitions() -> Table:
     """What a document costs one process, by the number of partitions that it comes from."""
     table = Table(
@@ -330,7 +323,7 @@ def _slow() -> Table:
             command=COMMAND,
             environment={SECONDS: str(_SLOW_SECONDS)},
         )
-        broker = _broker(kafka)
+        broker = broker_of(kafka)
         with FlinkStack(
             folder,
             max(workers for workers, _ in _SLOW_JOBS),

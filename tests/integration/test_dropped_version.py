@@ -15,7 +15,7 @@ import pytest
 from pipelines.core.encoder import load_encoder
 from pipelines.core.errors import IndexMissingError, LeaseHeldError
 from pipelines.core.qdrant import connect, disconnect
-from pipelines.core.rollout import RolloutState, VersionRef
+from pipelines.core.rollout import RolloutState
 from pipelines.core.settings import Settings
 from pipelines.core.versions import create_version, set_alias
 from pipelines.ingest import run_ingest
@@ -24,6 +24,7 @@ from pipelines.rollout.context import RolloutContext
 from pipelines.rollout.retire import retire
 from tests.support.brokers import Message, embedded_broker
 from tests.support.probing import Seeded
+from tests.support.recorded_rollout import recorded_rollout
 from tests.support.tiny_model import make_tiny_model
 
 
@@ -43,18 +44,9 @@ def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
         )
         qdrant = connect(settings)
         live = create_version(qdrant, settings, load_encoder(settings.contract, settings.runtime))
-        other = Seeded(24)
-        candidate = create_version(qdrant, settings, other)
+        candidate = create_version(qdrant, settings, Seeded(24))
         context = RolloutContext.open(settings)
-        rollout = context.store.begin(
-            "docs",
-            live=VersionRef.of(live),
-            candidate=VersionRef.of(candidate),
-            contract=other.contract,
-            contract_settings={},
-        )
-        for step in (RolloutState.BUILDING, RolloutState.VERIFYING, RolloutState.READY):
-            rollout = context.store.move(rollout, step, "test")
+        rollout = recorded_rollout(context, live, candidate)
         set_alias(qdrant, "docs", candidate.name)
         context.store.move(rollout, RolloutState.SOAKING, "test")
         ready, ended = threading.Event(), []

@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import threading
 import time
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Self
 
 from kafka import KafkaConsumer, TopicPartition
 
+from tests.support.meanwhile import meanwhile
 from tests.support.scenario import Scenario
 from tests.support.stream import Stream
 
-__all__ = ["Backlog", "Pace"]
+__all__ = ["Backlog", "Paced", "pace"]
 
 
-class Pace:
+_PORTION_SECONDS = 0.4
+
+
+@dataclass
+class Paced:
+    """What a producer has sent so far, and the seconds until the last of it."""
+
+    sent: int = 0
+    seconds: float = 0.0
+
+
+@contextmanager
+def pace(it: Scenario, stream: Stream, per_second: float) -> Iterator[Paced]:
     """Produces events with the time of day as their timestamps while the block runs.
 
     Parameters
@@ -25,46 +40,21 @@ class Pace:
     per_second
         How many, as near as the broker lets.
     """
+    so_far = Paced()
+    began = time.monotonic()
 
-    _PORTION_SECONDS = 0.4
+    def produce(done: threading.Event) -> None:
+        while not done.is_set():
+            due = round((time.monotonic() - began) * per_second) - so_far.sent
+            if due > 0:
+                now = int(time.time() * 1000)
+                it.topic.produce(stream.take(due), [now] * due)
+                so_far.sent += due
+                so_far.seconds = time.monotonic() - began
+            done.wait(_PORTION_SECONDS)
 
-    def __init__(self, it: Scenario, stream: Stream, per_second: float) -> None:
-        self._it = it
-        self._stream = stream
-        self._per_second = per_second
-        self._done = threading.Event()
-        self._failed: list[BaseException] = []
-        self._thread = threading.Thread(target=self._produce)
-        self.sent = 0
-        self.seconds = 0.0
-
-    def _produce(self) -> None:
-        began = time.monotonic()
-        try:
-            while not self._done.is_set():
-                due = round((time.monotonic() - began) * self._per_second) - self.sent
-                if due > 0:
-                    now = int(time.time() * 1000)
-                    self._it.topic.produce(self._stream.take(due), [now] * due)
-                    self.sent += due
-                    self.seconds = time.monotonic() - began
-                self._done.wait(self._PORTION_SECONDS)
-        except BaseException as error:  # noqa: BLE001 - shown when the block ends
-            self._failed.append(error)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._done.set()
-        self._thread.join()
-        assert kind or not self._failed, self._failed
+    with meanwhile(produce):
+        yield so_far
 
 
 class Backlog:

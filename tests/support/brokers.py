@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.support.kafka_server import KafkaServer, kafka_available
 
-__all__ = ["Broker", "Message", "any_broker", "embedded_broker"]
+__all__ = ["Broker", "Message", "any_broker", "broker_of", "embedded_broker"]
 
 _TIMEOUT_SECONDS = 60.0
 _PARTITIONS = 4
@@ -115,6 +115,13 @@ def embedded_broker() -> Iterator[Broker]:
     yield Broker("librdkafka's mock broker", producer, where)
 
 
+def broker_of(server: KafkaServer) -> Broker:
+    """Apache Kafka that runs already."""
+    # It would say on standard error that the broker is gone before it is itself.
+    producer = Producer({"bootstrap.servers": server.bootstrap, "log_level": 2})
+    return Broker("Apache Kafka", producer, {"bootstrap_servers": server.bootstrap})
+
+
 @contextlib.contextmanager
 def any_broker() -> Iterator[Broker]:
     """Apache Kafka in a process of its own where it is installed, else the mock."""
@@ -123,6 +130,4 @@ def any_broker() -> Iterator[Broker]:
             yield broker
         return
     with KafkaServer() as server:
-        # It would say on standard error that the broker is gone before it is itself.
-        producer = Producer({"bootstrap.servers": server.bootstrap, "log_level": 2})
-        yield Broker("Apache Kafka", producer, {"bootstrap_servers": server.bootstrap})
+        yield broker_of(server)

@@ -10,10 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from tests.support.jobs import COMMAND, ENVIRONMENT, write_config
 from tests.support.processes import ServerProcess, free_port
+from tests.support.scraping import samples_of
 
 __all__ = ["MonitorProcess"]
 
@@ -79,8 +78,4 @@ class MonitorProcess:
 
     def value(self, name: str, **labels: str) -> float | None:
         """The first sample of this name with these labels."""
-        for family in text_string_to_metric_families(self.page("/metrics")[1]):
-            for sample in family.samples:
-                if sample.name == name and labels.items() <= sample.labels.items():
-                    return float(sample.value)
-        return None
+        return next(iter(samples_of(self.page("/metrics")[1], name, **labels)), None)

@@ -20,6 +20,7 @@ from pipelines.core.settings import Settings
 from pipelines.core.versions import Version, list_versions
 from tests.support.jobs import IngestProcess, write_config
 from tests.support.kafka_server import KafkaServer
+from tests.support.meanwhile import meanwhile
 from tests.support.replay import Expected, compare, read_event, replay
 from tests.support.stream import Stream
 from tests.support.topics import DeadLetters, Topic
@@ -282,24 +283,13 @@ def updates(
     beside
         Held while a portion is produced: a lock.
     """
-    done = threading.Event()
-    failed: list[BaseException] = []
 
-    def produce() -> None:
+    def produce(done: threading.Event) -> None:
         left = most
-        try:
-            while (left is None or left >= size) and not done.wait(every_seconds):
-                with beside or nullcontext():
-                    it.topic.produce(stream.take(size))
-                left = None if left is None else left - size
-        except BaseException as error:  # noqa: BLE001 - shown by the test
-            failed.append(error)
+        while (left is None or left >= size) and not done.wait(every_seconds):
+            with beside or nullcontext():
+                it.topic.produce(stream.take(size))
+            left = None if left is None else left - size
 
-    thread = threading.Thread(target=produce)
-    thread.start()
-    try:
+    with meanwhile(produce):
         yield
-    finally:
-        done.set()
-        thread.join()
-    assert not failed, failed

@@ -10,13 +10,14 @@ from typing import Any, Self
 
 from monitors.golden.files import GoldenSet, read_golden
 from pipelines.core.points import OURS, point_id
-from pipelines.core.rollout import Rollout, RolloutState, VersionRef
+from pipelines.core.rollout import Rollout, RolloutState
 from pipelines.core.settings import ContractSettings, Settings
 from pipelines.core.versions import Version
 from pipelines.rollout.context import RolloutContext
 from pipelines.rollout.verify import Check, CheckResult, VerifyContext, VerifyReport, run_checks
 from tests.support.corpora import Document
 from tests.support.probing import FIRST_TIMESTAMP, Watched
+from tests.support.recorded_rollout import recorded_rollout
 
 __all__ = ["INDEX", "TwoVersions", "documents", "golden_folder"]
 
@@ -155,17 +156,14 @@ class TwoVersions(AbstractContextManager["TwoVersions"]):
         """A recorded rollout whose candidate is built."""
         context = RolloutContext.open(self.settings)
         contract = ContractSettings(**self._candidate_contract)
-        rollout = context.store.begin(
-            INDEX,
-            live=VersionRef.of(self.live.version),
-            candidate=VersionRef.of(self.candidate.version),
-            contract=self.candidate.version.contract,
+        return recorded_rollout(
+            context,
+            self.live.version,
+            self.candidate.version,
+            state=state,
             contract_settings=contract.model_dump(mode="json"),
+            build={"source": "version"},
         )
-        path = (RolloutState.BUILDING, RolloutState.VERIFYING, RolloutState.READY)
-        for step in path[: path.index(state) + 1]:
-            rollout = context.store.move(rollout, step, "test", build={"source": "version"})
-        return rollout
 
     def stored(self) -> Rollout:
         """The rollout as it is recorded."""

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from tests.support.jobs import COMMAND, ENVIRONMENT
 from tests.support.processes import REPOSITORY, ServerProcess
+from tests.support.scraping import samples
 
 __all__ = ["PoolProcess"]
 
@@ -105,14 +103,7 @@ class PoolProcess:
     def samples(self, name: str, **labels: str) -> list[float]:
         """Values of a metric's samples that have these labels, of all of its workers together."""
         port = self.events("worker_pool_serving")[0]["metrics_port"]
-        with urllib.request.urlopen(f"http://{self.host}:{port}/metrics", timeout=10) as answer:
-            text = answer.read().decode()
-        return [
-            sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        ]
+        return samples(f"{self.host}:{port}", name, **labels)
 
     def __enter__(self) -> Self:
         return self.start()

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import time
-import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines.io.kafka.lag import lag_reader
-from tests.support.backlog import Backlog, Pace
+from tests.support.backlog import Backlog, pace
 from tests.support.processes import free_port, wait_until
 from tests.support.scenario import Scenario
+from tests.support.scraping import samples
 from tests.support.stream import Stream
 from tests.support.usage import MemoryWatch
 
@@ -37,14 +36,7 @@ GROWN_MIB = 64.0
 
 def gauge(port: int, name: str) -> float:
     """Sum of a metric's samples in the job's own answer."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    return sum(
-        sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == name
-    )
+    return sum(samples(f"127.0.0.1:{port}", name))
 
 
 @pytest.mark.acceptance
@@ -76,7 +68,7 @@ def test_a_producer_ten_times_as_fast_as_the_encoder(
         before = gauge(port, "plumbline_events_total")
         with (
             MemoryWatch(job.pid) as memory,
-            Pace(it, stream, 10.5 * ENCODED_PER_SECOND) as pace,
+            pace(it, stream, 10.5 * ENCODED_PER_SECOND) as producer,
         ):
             began = time.monotonic()
             while time.monotonic() - began < seconds:
@@ -88,7 +80,7 @@ def test_a_producer_ten_times_as_fast_as_the_encoder(
                     assert least - BUNDLE_EVENTS <= said <= most + BUNDLE_EVENTS
                 time.sleep(0.2)
             settled = gauge(port, "plumbline_events_total") - before
-            assert pace.sent / pace.seconds >= 10 * settled / (time.monotonic() - began)
+            assert producer.sent / producer.seconds >= 10 * settled / (time.monotonic() - began)
         flat(memory.seen)
 
         assert it.version is not None
@@ -116,9 +108,9 @@ def test_a_producer_ten_times_as_fast_as_the_encoder(
         # With `pytest -s`: what the guide to production says.
         early, late = max(first_quarter(memory.seen)), memory_after.most
         print(
-            f"{pace.sent} events in {pace.seconds:.0f} s, {settled:.0f} settled; {most} behind, "
-            f"the oldest for {waited:.0f} s; memory {early:.0f}, {memory.most:.0f} and "
-            f"{late:.0f} MiB; afterwards committed after {fresh:.1f} s"
+            f"{producer.sent} events in {producer.seconds:.0f} s, {settled:.0f} settled; "
+            f"{most} behind, the oldest for {waited:.0f} s; memory {early:.0f}, {memory.most:.0f} "
+            f"and {late:.0f} MiB; afterwards committed after {fresh:.1f} s"
         )
         job.terminate()
         job.done()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +18,6 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
-from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines.core.records import Record
 from pipelines.io.kafka.lag import lag_reader
@@ -30,6 +28,7 @@ from tests.support.kafka_server import INSTALL_HINT, kafka_available
 from tests.support.processes import free_port, wait_until
 from tests.support.replay import replay
 from tests.support.scenario import Scenario, merged
+from tests.support.scraping import samples
 from tests.support.stream import Message, Stream
 
 SEED = 20_260_611
@@ -43,15 +42,7 @@ def stream(offset: int = 0) -> Stream:
 
 def measured(it: Scenario, name: str) -> float:
     """A figure of the running job, all of its labels together."""
-    port = it.settings.metrics.port
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
-        text = page.read().decode()
-    return sum(
-        sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == name
-    )
+    return sum(samples(f"127.0.0.1:{it.settings.metrics.port}", name))
 
 
 def metrics() -> dict[str, Any]:

@@ -7,7 +7,6 @@ see `tests.support.qdrant_degraded.degraded_qdrant`.
 from __future__ import annotations
 
 import os
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -15,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from qdrant_client import models
 
 from pipelines.core.errors import ExitCode, RolloutConflictError
 from pipelines.core.points import DENSE
-from pipelines.core.rollout import RolloutState, VersionRef
 from pipelines.core.settings import QdrantSettings
 from pipelines.core.versions import (
     create_version,
@@ -38,7 +35,9 @@ from tests.support.monitor_process import MonitorProcess
 from tests.support.probing import Seeded
 from tests.support.processes import free_port, wait_until
 from tests.support.qdrant_degraded import NO_SPACE, DegradedQdrant, degraded_qdrant
+from tests.support.recorded_rollout import recorded_rollout
 from tests.support.scenario import Scenario, merged
+from tests.support.scraping import samples
 from tests.support.stream import Stream
 
 SEED = 20_261_204
@@ -70,14 +69,7 @@ class Case:
 
     def job_value(self, name: str, **labels: str) -> float:
         """What the job counts under a name; 0 before the first time."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
-            page = answer.read().decode()
-        return sum(
-            sample.value
-            for family in text_string_to_metric_families(page)
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        )
+        return sum(samples(f"127.0.0.1:{self.port}", name, **labels))
 
     def finish(self) -> None:
         """Mends everything, works off what is left, and compares index, letters and offsets."""
@@ -450,17 +442,8 @@ def test_an_alias_that_is_moved_by_hand(watched: tuple[Case, MonitorProcess]) ->
     live = it.version
     assert live is not None
     context = RolloutContext.open(it.settings)
-    other = Seeded(24)
-    candidate = create_version(it.qdrant, it.settings, other, make_live=False)
-    rollout = context.store.begin(
-        index,
-        live=VersionRef.of(live),
-        candidate=VersionRef.of(candidate),
-        contract=other.contract,
-        contract_settings={},
-    )
-    for step in (RolloutState.BUILDING, RolloutState.VERIFYING, RolloutState.READY):
-        rollout = context.store.move(rollout, step, "test")
+    candidate = create_version(it.qdrant, it.settings, Seeded(24), make_live=False)
+    recorded_rollout(context, live, candidate)
     becomes(monitor, "rollout_alias_moved", 0)
     set_alias(it.qdrant, index, candidate.name)
     becomes(monitor, "rollout_alias_moved", 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -17,6 +16,7 @@ from tests.support.hostile_stream import HostileStream
 from tests.support.processes import wait_until
 from tests.support.scenario import Scenario
 from tests.support.stream import Message
+from tests.support.usage import peak_mib
 
 SEED = 20_261_128
 SHORT, LONG = 2_500, 100_000
@@ -37,16 +37,6 @@ def judged(messages: Iterator[Message], settings: Settings) -> Iterator[Message]
         else:
             if not isinstance(event, Ignored):
                 yield message
-
-
-def peak_mib(pid: int) -> float:
-    """Peak resident memory of a process that runs, MiB; 0 once it has ended."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0.0
-    lines = (line.split() for line in status.splitlines())
-    return next((int(words[1]) / 1024 for words in lines if words[0] == "VmHWM:"), 0.0)
 
 
 @pytest.mark.acceptance
