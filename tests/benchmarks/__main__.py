@@ -22,6 +22,7 @@ NAMES = (
     "drift_table",
     "gate_quality",
     "golden_latency",
+    "gpu",
     "auto_rollback",
 )
 
