@@ -36,6 +36,9 @@ takes 1.4 to 2 times as long: the activations leave the cores' caches. On one th
 machine, short texts in batches of 256 took 12 % less processor time with 1,024 than with 2,048."""
 
 _TOKENS_PER_BATCH_GPU = 65_536
+"""Measured with all-MiniLM-L6-v2 on an H200, texts of 256 tokens: 4,096, 16,384, 65,536 and 262,144
+gave 2,926, 4,032, 4,339 and 4,067 documents/s in float32, 2,284, 4,923, 8,368 and 8,798 in
+bfloat16."""
 
 _LARGEST_LIMIT = 1_000_000
 """Tokenizers that know no limit say so with a number like 10**30."""
