@@ -621,9 +621,12 @@ def _sample_tokens(qdrant: Qdrant, settings: Settings, source: Version, target: 
     contract, chunker = target.contract, chunker_for(target.contract, encoder)
     texts: list[str] = []
     read = 0
-    for within in id_ranges(_SAMPLE_RANGES):
+    # The embedded engine walks through all of its points for each of these reads.
+    ranges = 1 if qdrant.local else _SAMPLE_RANGES
+    documents = _SAMPLE_RANGES * _SAMPLE_DOCUMENTS // ranges
+    for within in id_ranges(ranges):
         # The first of a slice: ids are hashes, so any are as good as others.
-        page = next(read_heads_of(qdrant, source.name, within, page=_SAMPLE_DOCUMENTS), [])
+        page = next(read_heads_of(qdrant, source.name, within, page=documents), [])
         for record in page:
             event = stored_document(record.payload).event
             read += 1
