@@ -101,7 +101,8 @@ def once(
 ) -> None:
     """Run probes once on the live version and print what they find.
 
-    Exit code 1 on an alarm or where a probe failed, 3 where a service is out of reach, else 0.
+    Exit code 1 on an alarm and only then, 3 where a service is out of reach, 4 where it could not
+    look for another reason, else 0.
     """
     settings = settings_from(
         context, config=config, index=index, qdrant_url=qdrant_url, qdrant_path=qdrant_path
@@ -109,7 +110,7 @@ def once(
     from monitors.once import run_once
     from pipelines.cli.monitor_output import exit_code_of, print_round, round_as_json
 
-    with _quiet():
+    with _unanswered(), _quiet():
         found = run_once(
             settings, probe or (), lag=_lag(settings), record=not dry_run, version=version
         )
@@ -248,3 +249,16 @@ def _quiet() -> Iterator[None]:
 
     with structlog.testing.capture_logs():
         yield
+
+
+@contextmanager
+def _unanswered() -> Iterator[None]:
+    """What would end the command with 1, which says that a probe alarms, ends it with 4."""
+    from pipelines.cli.output import report_error
+    from pipelines.core.errors import ExitCode
+
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - the command ends with it, whatever it is
+        code = report_error(error)
+        raise typer.Exit(ExitCode.UNANSWERED if code == ExitCode.NO else code) from None

@@ -35,9 +35,10 @@ _FIGURES = 4
 
 
 def exit_code_of(runs: Sequence[Finished]) -> int:
-    """1 on an alarm, 3 where a service is out of reach, 1 where a probe failed, else 0.
+    """1 on an alarm, 3 where a service is out of reach, 4 where a probe failed otherwise, else 0.
 
-    A result that was dropped because the alias moved is neither.
+    An alarm is known whatever else could not be looked at. A result that was dropped because the
+    alias moved is none of these.
     """
     levels = {run.result.level.value for run in runs if run.result is not None}
     if "alarm" in levels:
@@ -45,7 +46,7 @@ def exit_code_of(runs: Sequence[Finished]) -> int:
     failures = {run.failure for run in runs if run.failure}
     if failures & set(_OUT_OF_REACH):
         return ExitCode.UNAVAILABLE
-    return ExitCode.NO if failures else ExitCode.OK
+    return ExitCode.UNANSWERED if failures else ExitCode.OK
 
 
 def print_round(found: Round) -> None:
