@@ -138,7 +138,7 @@ class GoldenProbe:
             present=frozenset(d for d in golden.judged if states.get(d) is DocumentState.PRESENT),
         )
         if replaced is None:
-            reason, why = "baseline_taken", "the first run of this version"
+            reason, why = "baseline_taken", "nothing to compare with is remembered"
         elif replaced.digest != golden.digest:
             reason, why = "golden_set_changed", "the golden set has changed"
         else:

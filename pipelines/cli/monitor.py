@@ -129,6 +129,9 @@ def history(
         str | None, typer.Option("--probe", metavar="NAME", help="Only runs of this one.")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many.")] = 30,
+    resets: Annotated[
+        bool, typer.Option("--resets", help="What was taken back, by whom and why, in their place.")
+    ] = False,
     json: Json = False,
     config: Config = None,
     index: IndexName = None,
@@ -137,19 +140,96 @@ def history(
     settings = settings_from(context, config=config, index=index)
     from monitors.probes import PROBES
     from monitors.store import open_store
-    from pipelines.cli.monitor_output import print_history, stored_as_json
+    from pipelines.cli.monitor_output import (
+        print_history,
+        print_resets,
+        reset_event_as_json,
+        stored_as_json,
+    )
 
     if probe is not None and probe not in PROBES:
         PROBES[probe]  # says which are valid
     store = open_store(settings.monitor)
     try:
-        runs = store.history(settings.index, probe=probe, limit=limit)
+        if resets:
+            events = store.resets(settings.index, probe=probe, limit=limit)
+        else:
+            runs = store.history(settings.index, probe=probe, limit=limit)
     finally:
         store.close()
-    if json:
+    if resets and json:
+        print_json([reset_event_as_json(event) for event in events])
+    elif resets:
+        print_resets(events)
+    elif json:
         print_json([stored_as_json(one) for one in runs])
     else:
         print_history(runs)
+
+
+@_group.command(
+    epilog="Example: plumbline monitor reset integrity --reason 'the archive is gone on purpose'"
+)
+def reset(
+    context: typer.Context,
+    probe: Annotated[str, typer.Argument(metavar="PROBE", help="integrity, golden or drift.")],
+    reason: Annotated[
+        str | None,
+        typer.Option("--reason", metavar="TEXT", help="Why; kept in the history of resets."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be taken back.")
+    ] = False,
+    version: Annotated[
+        str | None,
+        typer.Option("--version", metavar="NAME", help="In place of the live version."),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="WHO", help="Default: you, on this host.")
+    ] = None,
+    json: Json = False,
+    config: Config = None,
+    index: IndexName = None,
+    qdrant_url: QdrantUrl = None,
+    qdrant_path: QdrantPath = None,
+) -> None:
+    """Take back an alarm over a change that you accept: what is there now is the new baseline.
+
+    The probe gives up what it remembers and looks once more. A monitor that runs goes on from
+    there. Exit code 1 where nothing was taken back, or the probe alarms for another reason; 3 and
+    4 as of `monitor once`.
+    """
+    from pipelines.core.errors import SettingsError
+
+    if not dry_run and not (reason or "").strip():
+        raise SettingsError(
+            "a reset wants a --reason, for those who read the history; --dry-run only shows what "
+            "would be taken back"
+        )
+    settings = impatient(
+        settings_from(
+            context, config=config, index=index, qdrant_url=qdrant_url, qdrant_path=qdrant_path
+        )
+    )
+    from monitors.reset import reset_probe
+    from pipelines.cli.monitor_output import exit_code_of_reset, print_reset, reset_as_json
+    from pipelines.core.process import this_actor
+
+    with _quiet():
+        standing = reset_probe(
+            settings,
+            probe,
+            reason=(reason or "").strip(),
+            by=by or this_actor(),
+            version=version,
+            dry_run=dry_run,
+        )
+    code = exit_code_of_reset(standing)
+    if json:
+        print_json(reset_as_json(standing, code))
+    else:
+        print_reset(standing)
+    raise typer.Exit(code)
 
 
 @_reference.command(
