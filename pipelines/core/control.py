@@ -182,6 +182,27 @@ class Control:
                 wait=True,
             )
 
+    def try_write(self) -> bool:
+        """Asks once for a write that changes nothing; False where there is no collection yet.
+
+        Raises
+        ------
+        TransientError
+            The store does not answer, or is out of disk.
+        ServiceRefusedError
+            The key may not write.
+        """
+        from qdrant_client import models
+
+        if not self._exists():
+            return False
+        # Of a record that never was, in the mode that adds none: a deletion would pass a limit.
+        nobody = models.PointStruct(id=_point_id("", ""), vector={}, payload={})
+        self.impatient()._ask(
+            "upsert", points=[nobody], update_mode=models.UpdateMode.UPDATE_ONLY, wait=True
+        )
+        return True
+
     def _ask(self, method: str, **arguments: Any) -> Any:
         """A request about the collection, which was there a moment ago."""
         try:
