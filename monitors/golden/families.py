@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from monitors.golden.baseline import DocumentState
-from monitors.golden.files import GoldenSet
+from monitors.golden.golden_set import GoldenSet
 from monitors.golden.measures import score
 from monitors.golden.observe import Observation
 from monitors.probes.base import Figure, FigureFamily

@@ -19,7 +19,8 @@ from monitors.golden.families import (
     measured,
     scored,
 )
-from monitors.golden.files import GoldenSet, read_golden
+from monitors.golden.files import read_golden
+from monitors.golden.golden_set import GoldenSet
 from monitors.golden.measures import score
 from monitors.golden.observe import Comparable, Observation, align, ask
 from monitors.golden.power import ENOUGH_QUERIES
