@@ -18,7 +18,7 @@ from monitors.finished import Finished, as_failed, begun_at
 from monitors.live import Look, look
 from monitors.probes.base import LagReader, Level, Probe, ProbeContext, ProbeResult
 from monitors.results import exportable, known_reason, stored_evidence
-from monitors.store import Memory, Outcome, Run, SupersededError, VersionKey
+from monitors.store import Memory, NewReset, Outcome, Run, SupersededError, VersionKey
 from pipelines.core.errors import PlumblineError
 
 if TYPE_CHECKING:
@@ -27,9 +27,25 @@ if TYPE_CHECKING:
     from pipelines.core.qdrant import Qdrant
     from pipelines.core.settings import Settings
 
-__all__ = ["Finished", "Runner"]
+__all__ = ["Finished", "Reset", "Runner"]
 
 _log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """A memory that is given up before a run.
+
+    Parameters
+    ----------
+    event
+        Written with the run.
+    forget
+        What is left of the memory, at the start of the run.
+    """
+
+    event: NewReset
+    forget: Callable[[Memory, datetime], Memory]
 
 
 @dataclass
@@ -59,6 +75,8 @@ class Runner:
         is dropped when the answer has changed. Default: the one that is live.
     counted
         False leaves the index's counts of runs and failures alone: those are the live version's.
+    reset
+        Each run gives up its memory first. Only one that completes is written.
     now
         Injected by tests.
     """
@@ -75,6 +93,7 @@ class Runner:
         record: bool = True,
         look_at: Callable[[], Look] | None = None,
         counted: bool = True,
+        reset: Reset | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._settings = settings
@@ -86,6 +105,7 @@ class Runner:
         self._record = record
         self._look = look_at or (lambda: look(qdrant, settings.index))
         self._counted = counted
+        self._reset = reset
         self._now = now
         self._lock = threading.Lock()
         self._attempts: dict[str, _Attempt] = {}
@@ -148,6 +168,8 @@ class Runner:
                 memory = self._store.memory(key, name)
             except PlumblineError as error:
                 return self._log(failed("history", describe(error)))
+            if self._reset is not None:
+                memory = self._reset.forget(memory, started_at)
             context, staged = make_context(
                 settings=self._settings,
                 qdrant=self._qdrant,
@@ -239,7 +261,7 @@ class Runner:
         """
         if cancelled.is_set():
             return None
-        if not self._record:
+        if not self._record or (self._reset and ended.outcome is not Outcome.COMPLETED):
             return self._log(ended)
         try:
             if ended.outcome is Outcome.VERSION_SWITCHED:
@@ -248,7 +270,8 @@ class Runner:
                 if memory is None:
                     memory = self._store.memory(ended.key, ended.probe)
                 run = self._as_run(ended, staged)
-                self._store.record(run, memory.runs, counted=self._counted)
+                event = None if self._reset is None else self._reset.event
+                self._store.record(run, memory.runs, counted=self._counted, reset=event)
         except SupersededError as error:
             return self._log(self._superseded(ended, error))
         except PlumblineError as error:

@@ -351,7 +351,10 @@ def _dropped(
     qdrant: Qdrant, lease_name: str, error: IndexMissingError, version: Version
 ) -> IndexMissingError:
     """The same error in the words of whoever dropped the version, where they left some."""
-    why = end_message(Control(qdrant), lease_name)
+    try:
+        why = end_message(Control(qdrant), lease_name)
+    except StoreConflictError:
+        why = ""  # The control collection has gone with it.
     if why:
         return IndexMissingError(why)
     if qdrant.call("collection_exists", version.name):

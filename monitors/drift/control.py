@@ -29,6 +29,8 @@ _RECENT = 3
 _MOST_DISTANCE = 1e6
 """In place of an infinite one, above known-good windows that do not vary: JSON has no infinity."""
 
+_RESET = "`plumbline monitor reset PROBE --reason TEXT` begins a new baseline."
+
 _DAY = 86_400.0
 
 _WARNING_SHARE = 0.1
@@ -149,7 +151,7 @@ class SequentialControl:
         if state.get("format") != _FORMAT:
             raise SettingsError(
                 f"the control's state has format {state.get('format')!r}; this release reads "
-                f"{_FORMAT}. Reset the probe's state to begin a new baseline."
+                f"{_FORMAT}. {_RESET}"
             )
         try:
             control._pool = Pool.from_json(state["pool"])
@@ -161,13 +163,12 @@ class SequentialControl:
             control._alarm = bool(state["alarm"])
         except (KeyError, TypeError, ValueError) as error:
             raise SettingsError(
-                f"the control's state is damaged ({type(error).__name__}). Reset the probe's "
-                "state to begin a new baseline."
+                f"the control's state is damaged ({type(error).__name__}). {_RESET}"
             ) from error
         if len(control._evidence) != BETS:
             raise SettingsError(
                 f"the control's state holds {len(control._evidence)} wagers; this release makes "
-                f"{BETS}. Reset the probe's state to begin a new baseline."
+                f"{BETS}. {_RESET}"
             )
         return control
 

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from monitors.golden.baseline import DocumentState, Store
-from monitors.golden.files import GoldenSet, inspect_golden
+from monitors.golden.files import inspect_golden
+from monitors.golden.golden_set import GoldenSet
 from monitors.golden.measures import score
 from monitors.golden.power import ENOUGH_QUERIES, Power, detectable_loss
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from monitors.golden.baseline import DocumentState
-from monitors.golden.files import GoldenSet
+from monitors.golden.golden_set import GoldenSet
 from monitors.golden.measures import score
 from monitors.golden.observe import Observation
 from monitors.probes.base import Figure, FigureFamily
@@ -64,7 +64,10 @@ REASONS: Mapping[str, str] = {
         "More than half of the judged documents have been deleted since the baseline. Judge "
         "documents that are there now."
     ),
-    "baseline_taken": "The first run of this version: later ones are compared with it.",
+    "baseline_taken": (
+        "The first run of this version, or the first after a reset: later ones are compared with "
+        "it."
+    ),
     "golden_set_changed": (
         "Queries or judgements have changed: this run is the new baseline, and nothing was "
         "compared with the old one."
@@ -80,7 +83,8 @@ REASONS: Mapping[str, str] = {
     "documents_lost": (
         "So many judged documents are gone from the version without having been deleted that it "
         "is above the least effect. Look at integrity, and at who writes to the collection; "
-        "re-publish what is missing."
+        "re-publish what is missing. `plumbline monitor reset golden` takes back a loss that is "
+        "accepted."
     ),
     "recall_declining": (
         "Recall stays below the baseline by more than the least effect, run after run, though "

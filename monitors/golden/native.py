@@ -26,7 +26,8 @@ from pathlib import Path
 
 import yaml
 
-from monitors.golden.files import MAXIMUM_GRADE, GoldenQuery, Problem, read_text
+from monitors.golden.golden_set import MAXIMUM_GRADE, GoldenQuery
+from monitors.golden.source import Problem, read_text
 from pipelines.core.errors import SettingsError
 from pipelines.core.yaml_text import YamlError, compose_yaml
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monitors.golden.baseline import Baseline, DocumentState, Ranking, Store
-from monitors.golden.files import GoldenSet
+from monitors.golden.golden_set import GoldenSet
 
 __all__ = ["Comparable", "Observation", "align", "ask"]
 

@@ -14,7 +14,7 @@ from monitors.golden.baseline import DocumentState, Found
 from pipelines.core.points import DENSE, HEAD_FIELDS, OURS, Head, head_of, point_id
 
 if TYPE_CHECKING:
-    from monitors.golden.files import GoldenQuery
+    from monitors.golden.golden_set import GoldenQuery
     from pipelines.core.encoder import Encoder
     from pipelines.core.qdrant import Qdrant
     from pipelines.core.versions import Version

@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from monitors.golden.files import MAXIMUM_GRADE, GoldenQuery, Problem, read_text
+from monitors.golden.golden_set import MAXIMUM_GRADE, GoldenQuery
+from monitors.golden.source import Problem, read_text
 from pipelines.core.errors import SettingsError
 
 __all__ = ["read_folder"]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from monitors.golden.files import GoldenQuery
+    from monitors.golden.golden_set import GoldenQuery
     from monitors.golden.run import Watch
     from pipelines.core.encoder import Encoder
 

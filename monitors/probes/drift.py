@@ -21,7 +21,7 @@ import numpy as np
 from monitors.probes.base import FigureFamily, Level, ProbeContext, ProbeName, ProbeResult
 from monitors.probes.drift_figures import FAMILIES, evidence_of, figures_of
 from monitors.probes.drift_judgement import Current, Judgement, judge, reference_key
-from monitors.probes.windows import Window, milliseconds, next_window
+from monitors.probes.windows import ACCEPTED, Window, milliseconds, next_window
 from monitors.sampling import Sample, count_points, live_points, newest_timestamp, sample_vectors
 from pipelines.core.recorded_queries import read_queries
 
@@ -56,7 +56,7 @@ class DriftProbe:
             "What is written has changed, for good, and by more than it usually does. Read what "
             "changed: new topics want golden queries, a flood wants its source stopped, and a "
             "change that moves everything wants a look at the encoder. Where it is to stay, set a "
-            "new reference."
+            "new reference; where it is over, `plumbline monitor reset drift` takes the alarm back."
         ),
         "dimension_changed": "Vectors of another dimension: another model wrote them.",
         "norms_changed": "Vectors of another length: a normalisation is missing.",
@@ -194,11 +194,11 @@ def _sample(context: ProbeContext, size: int, since: int | None, until: int) -> 
 
 
 def _after(reference: Reference, state: Mapping[str, Any], window: Window) -> Window:
-    """The window without what came before a reference that is new to this probe."""
-    if state.get("reference") == reference_key(reference):
-        return window
-    since = max(window.since, min(milliseconds(reference.created_at), window.until))
-    return Window(since, window.until)
+    """The window without what came before a reference that is new to this probe, or a reset."""
+    since = int(state.get(ACCEPTED, 0))
+    if state.get("reference") != reference_key(reference):
+        since = max(since, milliseconds(reference.created_at))
+    return Window(max(window.since, min(since, window.until)), window.until)
 
 
 def _first_reference(

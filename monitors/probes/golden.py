@@ -19,7 +19,8 @@ from monitors.golden.families import (
     measured,
     scored,
 )
-from monitors.golden.files import GoldenSet, read_golden
+from monitors.golden.files import read_golden
+from monitors.golden.golden_set import GoldenSet
 from monitors.golden.measures import score
 from monitors.golden.observe import Comparable, Observation, align, ask
 from monitors.golden.power import ENOUGH_QUERIES
@@ -138,7 +139,7 @@ class GoldenProbe:
             present=frozenset(d for d in golden.judged if states.get(d) is DocumentState.PRESENT),
         )
         if replaced is None:
-            reason, why = "baseline_taken", "the first run of this version"
+            reason, why = "baseline_taken", "nothing to compare with is remembered"
         elif replaced.digest != golden.digest:
             reason, why = "golden_set_changed", "the golden set has changed"
         else:

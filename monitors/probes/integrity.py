@@ -68,7 +68,7 @@ class IntegrityProbe:
     Lost documents: no write of Plumbline lowers the number of heads and tombstones but a purge,
     so less than the most there ever was and what purges took is a loss, and so is any of 1,500
     remembered documents that has neither and was not purged. Both go on showing until the
-    documents are back.
+    documents are back, or somebody resets the probe.
 
     Nothing is deleted: orphan chunks are swept by `plumbline index sweep`. The effect is the
     number of lost documents.
@@ -90,7 +90,8 @@ class IntegrityProbe:
         "next run on.",
         "empty": "The version holds no document yet.",
         "lost_documents": "Documents vanished without a deletion: somebody deleted points, or the "
-        "store lost them. Restore a snapshot, or replay the topic.",
+        "store lost them. Restore a snapshot, or replay the topic. `plumbline monitor reset "
+        "integrity` takes back a loss that is accepted.",
         "foreign_fingerprints": "Points of another contract are in this version: find the writer, "
         "and encode these documents anew.",
         "unknown_points": "Somebody else writes to this collection.",

@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["Window", "milliseconds", "next_window"]
+__all__ = ["ACCEPTED", "Window", "milliseconds", "next_window"]
+
+ACCEPTED = "accepted_until"
+"""Field of a kind's state: what is older was taken as it is by somebody, and is not tested."""
 
 _DAY_SECONDS = 86_400.0
 

@@ -20,9 +20,11 @@ __all__ = [
     "LiveVersion",
     "Memory",
     "NewReference",
+    "NewReset",
     "Outcome",
     "ReferenceEvent",
     "ReferenceSummary",
+    "ResetEvent",
     "Run",
     "StoredFigure",
     "StoredRun",
@@ -98,6 +100,24 @@ class NewReference:
     created_at: datetime
     created_by: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewReset:
+    """What somebody takes back of a probe's memory, to be written with the run that replaces it.
+
+    Parameters
+    ----------
+    by, reason
+        Kept in a history that outlives the runs.
+    level, words
+        What the probe had last said; `None` and empty where it had said nothing.
+    """
+
+    by: str
+    reason: str
+    level: Level | None = None
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,6 +203,20 @@ class ReferenceEvent:
     reason: str
     rows: int
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResetEvent:
+    """One line of the history of resets."""
+
+    key: VersionKey
+    probe: str
+    at: datetime
+    by: str
+    reason: str
+    level: Level | None
+    words: str
+    run_id: int
 
 
 @dataclass(frozen=True, slots=True)

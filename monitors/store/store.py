@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Select, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from monitors.store import references
+from monitors.store import references, resets
 from monitors.store.engine import Database, open_database
 from monitors.store.migrate import upgrade
 from monitors.store.records import (
     LiveVersion,
     Memory,
     NewReference,
+    NewReset,
     Outcome,
     ReferenceEvent,
     ReferenceSummary,
+    ResetEvent,
     Run,
     StoredRun,
     VersionKey,
@@ -97,7 +99,14 @@ class Store:
             ).scalar_one_or_none()
         return Memory(0, None, baseline) if row is None else Memory(row[0], row[1], baseline)
 
-    def record(self, run: Run, expected_runs: int, *, counted: bool = True) -> int:
+    def record(
+        self,
+        run: Run,
+        expected_runs: int,
+        *,
+        counted: bool = True,
+        reset: NewReset | None = None,
+    ) -> int:
         """Writes a run with its state, baseline, references and counts: all of it or nothing.
 
         Parameters
@@ -106,6 +115,9 @@ class Store:
             `Memory.runs` that the run began with.
         counted
             False where the index's counts of runs are not about this version.
+        reset
+            Removes first what the probe has kept of this version: what the run leaves is all that
+            it remembers then. A run that began before is superseded, and cannot bring it back.
 
         Returns
         -------
@@ -126,6 +138,8 @@ class Store:
                     insert(runs).values(**run_values(run)).returning(runs.c.id)
                 ).scalar_one()
             )
+            if reset is not None:
+                resets.forget(connection, run, reset, run_id)
             changed: dict[str, Any] = {"last_run_id": run_id}
             if run.outcome is Outcome.COMPLETED:
                 changed["completed_run_id"] = run_id
@@ -290,6 +304,11 @@ class Store:
         """Who put what in force, the newest first."""
         with self._database.reading() as connection:
             return references.events(connection, index, limit)
+
+    def resets(self, index: str, *, probe: str | None = None, limit: int = 100) -> list[ResetEvent]:
+        """Who took back what a probe remembered, the newest first."""
+        with self._database.reading() as connection:
+            return resets.events(connection, index, probe, limit)
 
     def prune(self, before: datetime, *, batch: int = 500) -> Mapping[str, int]:
         """Removes what is older, in small transactions; see `monitors.store.retention`."""

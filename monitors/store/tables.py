@@ -31,6 +31,7 @@ __all__ = [
     "baselines",
     "live_versions",
     "metadata",
+    "probe_resets",
     "reference_events",
     "references_in_force",
     "run_counts",
@@ -169,6 +170,23 @@ reference_events = Table(
     Index("events_of_index", "index_name", "id"),
 )
 """Who put which reference in force, when and why. It outlives the references."""
+
+probe_resets = Table(
+    "probe_resets",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    *_version(primary_key=False),
+    Column("probe", _Name, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("by", _Name, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("level", _Name),
+    Column("words", Text),
+    Column("run_id", _Id, nullable=False),
+    Index("resets_of_index", "index_name", "id"),
+)
+"""Who took back what a probe remembered, when and why. `level` and `words` are what it had said,
+`run_id` the run that was written in the same breath. It outlives the runs."""
 
 run_counts = Table(
     "run_counts",

@@ -41,7 +41,7 @@ app = typer.Typer(
         "Start with `plumbline demo`, or with `plumbline doctor` on your own settings."
     ),
     epilog="Exit codes: 0 done · 1 the answer is no · 2 usage or settings · 3 a service is out "
-    "of reach",
+    "of reach · 4 a probe could not look",
 )
 doctor.register(app)
 demo.register(app)

@@ -1,6 +1,7 @@
 """What `plumbline doctor` looks at: each check gives its findings and never raises.
 
-The checks only read: no topic, folder, collection or record is made.
+No topic, folder, collection or record is made or changed: the checks read, and ask Qdrant for one
+write that changes nothing, in the control collection.
 """
 
 from __future__ import annotations
@@ -189,6 +190,25 @@ def check_store(patient: Patient) -> Iterator[Finding]:
     patient.qdrant = qdrant
     kind = f"embedded at {store.path}, free" if qdrant.local else f"{store.url}, Qdrant {release}"
     yield _ok("qdrant", f"{kind}, {collections} collections")
+    if not qdrant.local:
+        yield from _writes(qdrant)
+
+
+def _writes(qdrant: Qdrant) -> Iterator[Finding]:
+    """A server that is out of disk, or whose key only reads, answers all the same."""
+    from pipelines.core.control import CONTROL_COLLECTION, Control
+
+    try:
+        written = Control(qdrant).try_write()
+    except TransientError as error:
+        yield _failed("writes", error, "Where it is out of disk: it wants 64 MiB more than it has.")
+    except PlumblineError as error:
+        yield _failed("writes", error)
+    else:
+        if written:
+            yield _ok("writes", f"taken, by one that changes nothing in {CONTROL_COLLECTION}")
+        else:
+            yield _skipped("writes", f"shows with the first job: there is no {CONTROL_COLLECTION}")
 
 
 def check_model(patient: Patient) -> Iterator[Finding]:

@@ -56,7 +56,7 @@ def doctor(
 ) -> None:
     """Check settings, broker, topics, Qdrant, model, contract and version; one line each.
 
-    Every check runs, whatever the others found. Only reads: nothing is created. Exit code 0 when
+    Every check runs, whatever the others found. Nothing is created or changed. Exit code 0 when
     nothing failed (warnings do not count), 2 for settings, 3 when a service is out of reach, else
     1.
     """

@@ -24,7 +24,7 @@ from pipelines.core.qdrant import connect
 
 if TYPE_CHECKING:
     from monitors.golden.exact import DocumentMatrix
-    from monitors.golden.files import GoldenSet
+    from monitors.golden.golden_set import GoldenSet
     from pipelines.core.settings import ContractSettings, Settings
 
 __all__ = ["Evaluation", "evaluate_candidates", "evaluate_versions"]

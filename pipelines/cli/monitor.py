@@ -101,7 +101,8 @@ def once(
 ) -> None:
     """Run probes once on the live version and print what they find.
 
-    Exit code 1 on an alarm or where a probe failed, 3 where a service is out of reach, else 0.
+    Exit code 1 on an alarm and only then, 3 where a service is out of reach, 4 where it could not
+    look for another reason, else 0.
     """
     settings = settings_from(
         context, config=config, index=index, qdrant_url=qdrant_url, qdrant_path=qdrant_path
@@ -109,7 +110,7 @@ def once(
     from monitors.once import run_once
     from pipelines.cli.monitor_output import exit_code_of, print_round, round_as_json
 
-    with _quiet():
+    with _unanswered(), _quiet():
         found = run_once(
             settings, probe or (), lag=_lag(settings), record=not dry_run, version=version
         )
@@ -128,6 +129,9 @@ def history(
         str | None, typer.Option("--probe", metavar="NAME", help="Only runs of this one.")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many.")] = 30,
+    resets: Annotated[
+        bool, typer.Option("--resets", help="What was taken back, by whom and why, in their place.")
+    ] = False,
     json: Json = False,
     config: Config = None,
     index: IndexName = None,
@@ -136,19 +140,96 @@ def history(
     settings = settings_from(context, config=config, index=index)
     from monitors.probes import PROBES
     from monitors.store import open_store
-    from pipelines.cli.monitor_output import print_history, stored_as_json
+    from pipelines.cli.monitor_output import (
+        print_history,
+        print_resets,
+        reset_event_as_json,
+        stored_as_json,
+    )
 
     if probe is not None and probe not in PROBES:
         PROBES[probe]  # says which are valid
     store = open_store(settings.monitor)
     try:
-        runs = store.history(settings.index, probe=probe, limit=limit)
+        if resets:
+            events = store.resets(settings.index, probe=probe, limit=limit)
+        else:
+            runs = store.history(settings.index, probe=probe, limit=limit)
     finally:
         store.close()
-    if json:
+    if resets and json:
+        print_json([reset_event_as_json(event) for event in events])
+    elif resets:
+        print_resets(events)
+    elif json:
         print_json([stored_as_json(one) for one in runs])
     else:
         print_history(runs)
+
+
+@_group.command(
+    epilog="Example: plumbline monitor reset integrity --reason 'the archive is gone on purpose'"
+)
+def reset(
+    context: typer.Context,
+    probe: Annotated[str, typer.Argument(metavar="PROBE", help="integrity, golden or drift.")],
+    reason: Annotated[
+        str | None,
+        typer.Option("--reason", metavar="TEXT", help="Why; kept in the history of resets."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be taken back.")
+    ] = False,
+    version: Annotated[
+        str | None,
+        typer.Option("--version", metavar="NAME", help="In place of the live version."),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="WHO", help="Default: you, on this host.")
+    ] = None,
+    json: Json = False,
+    config: Config = None,
+    index: IndexName = None,
+    qdrant_url: QdrantUrl = None,
+    qdrant_path: QdrantPath = None,
+) -> None:
+    """Take back an alarm over a change that you accept: what is there now is the new baseline.
+
+    The probe gives up what it remembers and looks once more. A monitor that runs goes on from
+    there. Exit code 1 where nothing was taken back, or the probe alarms for another reason; 3 and
+    4 as of `monitor once`.
+    """
+    from pipelines.core.errors import SettingsError
+
+    if not dry_run and not (reason or "").strip():
+        raise SettingsError(
+            "a reset wants a --reason, for those who read the history; --dry-run only shows what "
+            "would be taken back"
+        )
+    settings = impatient(
+        settings_from(
+            context, config=config, index=index, qdrant_url=qdrant_url, qdrant_path=qdrant_path
+        )
+    )
+    from monitors.reset import reset_probe
+    from pipelines.cli.monitor_output import exit_code_of_reset, print_reset, reset_as_json
+    from pipelines.core.process import this_actor
+
+    with _quiet():
+        standing = reset_probe(
+            settings,
+            probe,
+            reason=(reason or "").strip(),
+            by=by or this_actor(),
+            version=version,
+            dry_run=dry_run,
+        )
+    code = exit_code_of_reset(standing)
+    if json:
+        print_json(reset_as_json(standing, code))
+    else:
+        print_reset(standing)
+    raise typer.Exit(code)
 
 
 @_reference.command(
@@ -248,3 +329,16 @@ def _quiet() -> Iterator[None]:
 
     with structlog.testing.capture_logs():
         yield
+
+
+@contextmanager
+def _unanswered() -> Iterator[None]:
+    """What would end the command with 1, which says that a probe alarms, ends it with 4."""
+    from pipelines.cli.output import report_error
+    from pipelines.core.errors import ExitCode
+
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - the command ends with it, whatever it is
+        code = report_error(error)
+        raise typer.Exit(ExitCode.UNANSWERED if code == ExitCode.NO else code) from None

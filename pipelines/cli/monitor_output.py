@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipelines.cli.output import print_table, say, warn
@@ -12,13 +13,19 @@ if TYPE_CHECKING:
 
     from monitors.finished import Finished
     from monitors.once import Round
-    from monitors.store import ReferenceEvent, ReferenceSummary, StoredRun
+    from monitors.reset import Standing
+    from monitors.store import ReferenceEvent, ReferenceSummary, ResetEvent, StoredRun
 
 __all__ = [
     "exit_code_of",
+    "exit_code_of_reset",
     "print_history",
     "print_references",
+    "print_reset",
+    "print_resets",
     "print_round",
+    "reset_as_json",
+    "reset_event_as_json",
     "round_as_json",
     "stored_as_json",
 ]
@@ -35,9 +42,10 @@ _FIGURES = 4
 
 
 def exit_code_of(runs: Sequence[Finished]) -> int:
-    """1 on an alarm, 3 where a service is out of reach, 1 where a probe failed, else 0.
+    """1 on an alarm, 3 where a service is out of reach, 4 where a probe failed otherwise, else 0.
 
-    A result that was dropped because the alias moved is neither.
+    An alarm is known whatever else could not be looked at. A result that was dropped because the
+    alias moved is none of these.
     """
     levels = {run.result.level.value for run in runs if run.result is not None}
     if "alarm" in levels:
@@ -45,7 +53,7 @@ def exit_code_of(runs: Sequence[Finished]) -> int:
     failures = {run.failure for run in runs if run.failure}
     if failures & set(_OUT_OF_REACH):
         return ExitCode.UNAVAILABLE
-    return ExitCode.NO if failures else ExitCode.OK
+    return ExitCode.UNANSWERED if failures else ExitCode.OK
 
 
 def print_round(found: Round) -> None:
@@ -220,3 +228,93 @@ def print_references(
                 for event in past
             ],
         )
+
+
+def exit_code_of_reset(standing: Standing) -> int:
+    """As of a run; 1 where nothing was taken back though nothing failed."""
+    if standing.run is None:
+        return ExitCode.OK
+    code = exit_code_of([standing.run])
+    return ExitCode.NO if code == ExitCode.OK and not standing.taken_back else code
+
+
+def print_reset(standing: Standing) -> None:
+    """What there is to take back, and what came of it."""
+    say(f"{standing.probe} on {standing.key.version}")
+    last = standing.last
+    if last is not None:
+        level = "" if last.level is None else last.level.value
+        say(f"last said, {last.started_at:%Y-%m-%d %H:%M:%S} UTC: {level}: {last.words}")
+    say(f"remembered: {_in_words(standing.remembered)}")
+    run = standing.run
+    if run is None:
+        say(f"{standing.words} Nothing was changed: give a --reason and no --dry-run to do it.")
+    elif not standing.taken_back:
+        warn(f"nothing was taken back: {run.message}")
+    else:
+        assert run.result is not None
+        say(f"taken back. {standing.words}")
+        say(f"now: {run.result.level.value}: {run.result.words}")
+
+
+def _in_words(remembered: Mapping[str, Any]) -> str:
+    parts = []
+    for name, value in remembered.items():
+        label = name.replace("_", " ")
+        if isinstance(value, Mapping):
+            parts.append(f"{label} ({_in_words(value)})")
+        else:
+            shown = f"{value:,}" if type(value) is int else "none" if value is None else str(value)
+            parts.append(f"{label} {shown}")
+    return ", ".join(parts) or "nothing in figures"
+
+
+def reset_as_json(standing: Standing, exit_code: int) -> dict[str, Any]:
+    """The reset for programs."""
+    run = standing.run
+    return {
+        "index": standing.key.index,
+        "version": standing.key.version,
+        "probe": standing.probe,
+        "last": None if standing.last is None else stored_as_json(standing.last),
+        "remembered": dict(standing.remembered),
+        "words": standing.words,
+        "taken_back": standing.taken_back,
+        "run": None if run is None else _finished_as_json(run),
+        "exit_code": exit_code,
+    }
+
+
+def reset_event_as_json(event: ResetEvent) -> dict[str, Any]:
+    """A line of the history of resets for programs."""
+    return {
+        "version": event.key.version,
+        "probe": event.probe,
+        "at": event.at.isoformat(timespec="milliseconds"),
+        "by": event.by,
+        "reason": event.reason,
+        "level": None if event.level is None else event.level.value,
+        "words": event.words or None,
+        "run_id": event.run_id,
+    }
+
+
+def print_resets(events: Sequence[ResetEvent]) -> None:
+    """A table of resets, the newest first."""
+    if not events:
+        say("nobody has taken back anything: `plumbline monitor reset PROBE --reason …` does")
+        return
+    print_table(
+        ["at (UTC)", "version", "probe", "by", "reason", "had said"],
+        [
+            (
+                f"{event.at:%Y-%m-%d %H:%M:%S}",
+                event.key.version,
+                event.probe,
+                event.by,
+                event.reason,
+                f"{'' if event.level is None else event.level.value}: {event.words}",
+            )
+            for event in events
+        ],
+    )

@@ -22,7 +22,7 @@ from pipelines.cli.flags import (
 from pipelines.cli.output import print_json
 
 if TYPE_CHECKING:
-    from monitors.golden.files import GoldenSet
+    from monitors.golden.golden_set import GoldenSet
     from pipelines.core.settings import Settings
 
 __all__ = ["register"]

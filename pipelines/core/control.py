@@ -3,17 +3,22 @@
 A record is one point without a vector in `plumbline-control`. It has a kind, a name and an epoch
 that counts its writes. Every write is conditional on the epoch it was decided on, and read back:
 of two writers that decided on the same epoch exactly one finds its own write there.
+
+Some of what it holds is nowhere else. So a process that has seen the collection takes its absence
+for what it is, neither for an empty one nor for a reason to make another: only one that starts
+without having seen it makes it.
 """
 
 from __future__ import annotations
 
 import threading
 import uuid
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipelines.core.errors import PlumblineError, StoreConflictError
+from pipelines.core.errors import IndexMissingError, PlumblineError, StoreConflictError
 
 if TYPE_CHECKING:
     from pipelines.core.qdrant import Qdrant
@@ -24,6 +29,9 @@ CONTROL_COLLECTION = "plumbline-control"
 
 _NAMESPACE = uuid.UUID("6f1f4f0e-6f0b-5d3c-9c55-0a4c1c1f7f0d")
 _PAGE = 256
+
+_seen: weakref.WeakSet[Qdrant] = weakref.WeakSet()
+"""Connections that have found the collection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +60,8 @@ class Control:
     Parameters
     ----------
     qdrant
-        Connection to the store; the collection is made by the first write.
+        Connection to the store; the collection is made by the first write, unless it has been
+        there in this connection's time.
     patient
         Whether an outage of the store is waited out (default), or raised as `TransientError`.
     """
@@ -83,17 +92,15 @@ class Control:
         Raises
         ------
         StoreConflictError
-            The point is not one of ours.
+            The point is not one of ours, or the collection was dropped.
         """
         if not self._exists():
             return None
-        points = self._call(
-            "retrieve", CONTROL_COLLECTION, ids=[_point_id(kind, name)], with_payload=True
-        )
+        points = self._ask("retrieve", ids=[_point_id(kind, name)], with_payload=True)
         return _record(points[0].payload or {}) if points else None
 
     def list(self, kind: str) -> list[ControlRecord]:
-        """Every record of a kind, by name."""
+        """Every record of a kind, by name; raises as `read`."""
         from qdrant_client import models
 
         if not self._exists():
@@ -101,9 +108,8 @@ class Control:
         found: list[ControlRecord] = []
         offset = None
         while True:
-            points, offset = self._call(
+            points, offset = self._ask(
                 "scroll",
-                CONTROL_COLLECTION,
                 scroll_filter=models.Filter(must=[_equals("kind", kind)]),
                 limit=_PAGE,
                 offset=offset,
@@ -130,6 +136,8 @@ class Control:
         ServiceUnavailableError, TransientError
             The store stayed out of reach. The write may have happened, or may happen yet: read
             the record again before deciding anything.
+        StoreConflictError
+            The collection was dropped, or is not ours.
         """
         from qdrant_client import models
 
@@ -143,9 +151,8 @@ class Control:
         condition = [_equals("epoch", expected)]
         if seen is not None:
             condition.append(_equals("write", str(seen.fields.get("write"))))
-        self._call(
+        self._ask(
             "upsert",
-            CONTROL_COLLECTION,
             points=[models.PointStruct(id=_point_id(kind, name), vector={}, payload=payload)],
             update_filter=models.Filter(must=condition),
             # One replica decides: filters evaluated on each in its own order could disagree.
@@ -167,31 +174,78 @@ class Control:
             some = models.FieldCondition(
                 key="name", match=models.MatchAny(any=list(names[start : start + _PAGE]))
             )
-            self._call(
+            self._ask(
                 "delete",
-                CONTROL_COLLECTION,
                 points_selector=models.FilterSelector(
                     filter=models.Filter(must=[_equals("kind", kind), some])
                 ),
                 wait=True,
             )
 
+    def try_write(self) -> bool:
+        """Asks once for a write that changes nothing; False where there is no collection yet.
+
+        Raises
+        ------
+        TransientError
+            The store does not answer, or is out of disk.
+        ServiceRefusedError
+            The key may not write.
+        """
+        from qdrant_client import models
+
+        if not self._exists():
+            return False
+        # Of a record that never was, in the mode that adds none: a deletion would pass a limit.
+        nobody = models.PointStruct(id=_point_id("", ""), vector={}, payload={})
+        self.impatient()._ask(
+            "upsert", points=[nobody], update_mode=models.UpdateMode.UPDATE_ONLY, wait=True
+        )
+        return True
+
+    def _ask(self, method: str, **arguments: Any) -> Any:
+        """A request about the collection, which was there a moment ago."""
+        try:
+            return self._call(method, CONTROL_COLLECTION, **arguments)
+        except IndexMissingError:
+            raise self._gone() from None
+
+    def _gone(self) -> StoreConflictError:
+        return StoreConflictError(
+            f"the collection {CONTROL_COLLECTION} is gone from Qdrant at {self._qdrant.where}: "
+            "somebody dropped it while this process ran. It holds leases, the record of a rollout "
+            "and what was purged, but no documents: nothing was committed that is not written. "
+            "Restore its snapshot, if there is one, and start again; a process that starts makes "
+            'it anew where it is missing ("The control collection is dropped" in docs/degraded.md '
+            "says what is lost with it)."
+        )
+
     def _exists(self) -> bool:
         """Whether there is a collection to read; reading makes none."""
         with self._lock:
-            if not self._ready and self._call("collection_exists", CONTROL_COLLECTION):
-                self._check_shape()
-                self._ready = True
+            if not self._ready and self._is_there():
+                self._accept()
             return self._ready
 
     def _ensure(self) -> None:
         with self._lock:
             if self._ready:
                 return
-            if not self._call("collection_exists", CONTROL_COLLECTION):
+            if not self._is_there():
                 self._create()
-            self._check_shape()
-            self._ready = True
+            self._accept()
+
+    def _is_there(self) -> bool:
+        """Raises where it was there before."""
+        there = bool(self._call("collection_exists", CONTROL_COLLECTION))
+        if not there and self._qdrant in _seen:
+            raise self._gone()
+        return there
+
+    def _accept(self) -> None:
+        self._check_shape()
+        _seen.add(self._qdrant)
+        self._ready = True
 
     def _create(self) -> None:
         from qdrant_client import models
@@ -214,7 +268,7 @@ class Control:
             )
 
     def _check_shape(self) -> None:
-        info = self._call("get_collection", CONTROL_COLLECTION)
+        info = self._ask("get_collection")
         if info.config.params.vectors:
             raise StoreConflictError(
                 f"the collection {CONTROL_COLLECTION} holds vectors, so Plumbline did not make "

@@ -66,6 +66,8 @@ class ExitCode:
     NO = 1
     USAGE = 2
     UNAVAILABLE = 3
+    UNANSWERED = 4
+    """A check failed itself, so that nobody knows the answer: neither yes nor no."""
 
 
 class Reason(StrEnum):

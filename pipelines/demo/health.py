@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from monitors.golden.files import GoldenQuery
+from monitors.golden.golden_set import GoldenQuery
 from monitors.once import run_once
 from monitors.probes.base import Level
 from pipelines.core.points import OURS

@@ -36,7 +36,7 @@ from pipelines.rollout.switch import rollback
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from monitors.golden.files import GoldenSet
+    from monitors.golden.golden_set import GoldenSet
     from pipelines.core.encoder import Encoder
     from pipelines.core.versions import Version
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monitors.golden.baseline import DocumentState, Store
-from monitors.golden.files import GoldenSet
+from monitors.golden.golden_set import GoldenSet
 from monitors.golden.measures import score
 from pipelines.core.errors import SettingsError
 from pipelines.rollout.non_inferiority import Decision, NonInferiority

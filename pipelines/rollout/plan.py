@@ -33,7 +33,7 @@ from pipelines.rollout.context import RolloutContext, command_lease
 from pipelines.rollout.storage import StorageEstimate, estimate_storage, free_bytes
 
 if TYPE_CHECKING:
-    from monitors.golden.files import GoldenSet
+    from monitors.golden.golden_set import GoldenSet
 
 __all__ = ["PlanFigures", "PlanReport", "plan"]
 

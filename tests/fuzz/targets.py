@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from monitors.golden.files import GoldenSet, inspect_golden
+from monitors.golden.files import inspect_golden
+from monitors.golden.golden_set import GoldenSet
 from monitors.golden.native import write_native
 from pipelines.cli.candidates import read_contract
 from pipelines.core.canaries import Canaries

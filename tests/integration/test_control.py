@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -350,11 +351,63 @@ def test_a_renewal_whose_answer_was_lost_counts(store, time):
 
 def test_a_removed_lease_is_a_lost_one(store, time):
     """A lease that was deleted by hand and taken by another job is not written over."""
-    holder, contender = lease(store, time, 1), lease(store, time, 2)
+    holder, contender = lease(store, time, 1), lease(another_process(store), time, 2)
     holder.acquire(heartbeat=False)
     store.call("delete_collection", CONTROL_COLLECTION)
     contender.acquire(heartbeat=False)
     assert not holder.renew()
+
+
+def another_process(store: SharedStore) -> SharedStore:
+    """The same engine by a connection that has seen nothing yet."""
+    return copy.copy(store)
+
+
+def test_a_collection_that_is_dropped_is_not_taken_for_an_empty_one(store):
+    """Every request says so and what to do, by this object and by another one of the process."""
+    control = Control(store)
+    seen = control.swap("rollout", "docs", seen=None, fields={"state": "planned"})
+    store.call("delete_collection", CONTROL_COLLECTION)
+    requests: list[Callable[[Control], object]] = [
+        lambda one: one.read("rollout", "docs"),
+        lambda one: one.list("rollout"),
+        lambda one: one.swap("rollout", "docs", seen=seen, fields={"state": "building"}),
+        lambda one: one.swap("rollout", "cats", seen=None, fields={"state": "planned"}),
+        lambda one: one.remove("rollout", ["docs"]),
+    ]
+    for request in requests:
+        for one in (control, control.impatient(), Control(store)):
+            with pytest.raises(StoreConflictError) as caught:
+                request(one)
+            said = str(caught.value)
+            for words in (CONTROL_COLLECTION, "is gone", "memory", "Restore its snapshot"):
+                assert words in said
+            assert "not found" not in said
+    assert not store.call("collection_exists", CONTROL_COLLECTION)
+
+
+def test_a_process_that_starts_makes_it_anew_for_all(store):
+    """Those that have seen the one before go on with it."""
+    control = Control(store)
+    control.swap("rollout", "docs", seen=None, fields={"state": "planned"})
+    store.call("delete_collection", CONTROL_COLLECTION)
+    assert Control(another_process(store)).read("rollout", "docs") is None
+    assert Control(another_process(store)).swap("rollout", "docs", seen=None, fields={})
+    assert control.read("rollout", "docs") is not None
+
+
+def test_a_holder_whose_collection_is_dropped_stops(store, time):
+    """With the words of the collection, not with those of another holder."""
+    lost: list[PlumblineError] = []
+    holder = lease(store, time, 1, on_lost=lost.append)
+    holder.acquire(heartbeat=False)
+    store.call("delete_collection", CONTROL_COLLECTION)
+    assert not holder.renew()
+    with pytest.raises(StoreConflictError, match="is gone"):
+        holder.check()
+    assert [type(error) for error in lost] == [StoreConflictError]
+    holder.release()
+    assert not store.call("collection_exists", CONTROL_COLLECTION)
 
 
 def test_a_dead_process_of_this_machine_is_replaced_at_once(store, time):

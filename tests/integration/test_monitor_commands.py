@@ -94,12 +94,12 @@ def fail(error: Exception) -> FakeProbe:
         (FakeProbe("drift", lambda _: result(Level.UNDECIDED)), ExitCode.OK),
         (FakeProbe("drift", lambda _: result(Level.ALARM)), ExitCode.NO),
         (fail(ServiceUnavailableError("Kafka is away")), ExitCode.UNAVAILABLE),
-        (fail(ModelError("no such model")), ExitCode.NO),
-        (fail(ValueError("odd")), ExitCode.NO),
+        (fail(ModelError("no such model")), ExitCode.UNANSWERED),
+        (fail(ValueError("odd")), ExitCode.UNANSWERED),
     ],
 )
 def test_exit_codes(settings, monkeypatch, capsys, probe: FakeProbe, code: int) -> None:
-    """1 on an alarm or a probe that failed, 3 where a service is out of reach, else 0."""
+    """1 on an alarm, 3 where a service is out of reach, 4 where a probe failed, else 0."""
     use(monkeypatch, FakeProbe("canary"), probe)
     assert run("once", "--json") == code
     answer = json.loads(capsys.readouterr().out)
@@ -108,13 +108,30 @@ def test_exit_codes(settings, monkeypatch, capsys, probe: FakeProbe, code: int) 
     assert answer["recorded"] is True
 
 
-def test_an_alarm_counts_more_than_an_outage(settings) -> None:
-    """Somebody has to look, whatever else is out of reach."""
+def test_an_alarm_counts_more_than_what_could_not_be_looked_at(settings) -> None:
+    """Somebody has to act, whatever else is out of reach or has failed."""
     probes = {
         "drift": FakeProbe("drift", lambda _: result(Level.ALARM)),
         "canary": fail(ServiceUnavailableError("Kafka is away")),
+        "ann": fail(ModelError("no such model")),
     }
     assert exit_code_of(run_once(settings, probes=probes).runs) == ExitCode.NO
+    del probes["drift"]
+    assert exit_code_of(run_once(settings, probes=probes).runs) == ExitCode.UNAVAILABLE
+
+
+def test_a_look_that_never_began_is_no_alarm(settings, monkeypatch, capsys) -> None:
+    """1 is for alarms alone, so that CI can tell them from a command that could not look."""
+    for arguments in (("--index", "dogs"), ("--version", "docs--none--0")):
+        assert run("once", *arguments) == ExitCode.UNANSWERED
+        assert "error: " in capsys.readouterr().err
+
+    def fault(*_arguments: object, **_options: object) -> None:
+        raise ValueError("odd")
+
+    monkeypatch.setattr(once_module, "run_once", fault)
+    assert run("once") == ExitCode.UNANSWERED
+    assert "a fault of Plumbline's" in capsys.readouterr().err
 
 
 def test_a_switch_of_the_version_is_no_alarm(settings, monkeypatch, capsys) -> None:
@@ -193,7 +210,7 @@ def test_once_on_another_version(settings, monkeypatch, capsys) -> None:
     assert run("once", "--json") == ExitCode.OK
     live = json.loads(capsys.readouterr().out)["version"]
     assert seen == [(other, None), (other, {"of": other}), (live, None)]
-    assert run("once", "--version", "docs--none--0") == ExitCode.NO
+    assert run("once", "--version", "docs--none--0") == ExitCode.UNANSWERED
     assert "there is no version docs--none--0" in capsys.readouterr().err
 
 
@@ -219,7 +236,7 @@ def test_names_that_do_not_exist(settings, capsys) -> None:
     assert "Did you mean canary?" in capsys.readouterr().err
     assert run("history", "--probe", "canari") == ExitCode.USAGE
     assert "Valid are" in capsys.readouterr().err
-    assert run("once", "--index", "dogs") == ExitCode.NO
+    assert run("once", "--index", "dogs") == ExitCode.UNANSWERED
     assert "there are docs" in capsys.readouterr().err
     assert run("reference", "set", "--reason", "x", "--kind", "cats") == ExitCode.USAGE
     assert "documents, queries" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from monitors.golden.baseline import DocumentState, Found
-from monitors.golden.files import GoldenQuery, GoldenSet
+from monitors.golden.golden_set import GoldenQuery, GoldenSet
 from monitors.probes import golden as probe_module
 from monitors.probes.base import Deadline, ProbeResult
 from monitors.probes.golden import GoldenProbe

@@ -18,6 +18,7 @@ from sqlalchemy import event, select, text
 from monitors.probes.base import Level
 from monitors.store import (
     NewReference,
+    NewReset,
     Outcome,
     Run,
     Store,
@@ -42,7 +43,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "later"
-down_revision = "0001"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
@@ -99,6 +100,14 @@ def later_migrations(folder: Path, more: str = "") -> Path:
     target = folder / "migrations"
     shutil.copytree(MIGRATIONS, target, ignore=shutil.ignore_patterns("__pycache__"))
     (target / "versions" / "later.py").write_text(LATER_REVISION.format(more=more))
+    return target
+
+
+def first_migrations(folder: Path) -> Path:
+    """The migrations of the first release."""
+    target = folder / "first"
+    later = shutil.ignore_patterns("__pycache__", "r0002*")
+    shutil.copytree(MIGRATIONS, target, ignore=later)
     return target
 
 
@@ -192,6 +201,46 @@ class StoreSuite:
         assert store.memory(key(), "drift").state == {"windows": 2}
         assert len(store.history("docs")) == 2
 
+    def test_a_reset_leaves_what_its_run_found(self, store: Store) -> None:
+        """State and baseline go, the run's take their place; who, what and why outlive the runs."""
+        others = {"drift": key(incarnation="b"), "ann": key()}
+        for probe, other in others.items():
+            store.record(new_run(probe, key=other, baseline={"n": 7}), 0)
+        store.record(new_run(baseline={"n": 1}), 0)
+        reset = NewReset("ann@host", "the archive is gone on purpose", Level.ALARM, "20 are lost.")
+        store.record(new_run(state={"windows": 9}, started_at=NOW), 1, reset=reset)
+        memory = store.memory(key(), "drift")
+        assert (memory.runs, memory.state, memory.baseline) == (2, {"windows": 9}, None)
+        store.record(new_run(state=None, baseline={"n": 2}), 2, reset=reset)
+        memory = store.memory(key(), "drift")
+        assert (memory.runs, memory.state, memory.baseline) == (3, None, {"n": 2})
+        for probe, other in others.items():
+            kept = store.memory(other, probe)
+            assert (kept.state, kept.baseline) == ({"windows": 1}, {"n": 7})
+        store.set_live(key(), "", NOW)
+        store.prune(NOW + timedelta(days=1))
+        assert len(store.history("docs")) < 5
+        newest, oldest = store.resets("docs")
+        assert (oldest.key, oldest.probe, oldest.at) == (key(), "drift", NOW)
+        assert (oldest.by, oldest.reason) == ("ann@host", "the archive is gone on purpose")
+        assert (oldest.level, oldest.words) == (Level.ALARM, "20 are lost.")
+        assert newest.run_id == store.latest(key())[0]["drift"].id
+        assert (store.resets("docs", probe="ann"), store.resets("cats")) == ([], [])
+        assert store.resets("docs", limit=1) == [newest]
+
+    def test_a_run_that_began_before_a_reset_is_dropped(self, store: Store) -> None:
+        """It would bring back what was given up; of two resets at once one is kept."""
+        store.record(new_run(baseline={"n": 1}), 0)
+        began_with = store.memory(key(), "drift").runs
+        reset = NewReset("ann@host", "as agreed")
+        store.record(new_run(state={"windows": 0}), began_with, reset=reset)
+        for late in (None, reset):
+            with pytest.raises(SupersededError):
+                store.record(new_run(baseline={"n": 1}), began_with, reset=late)
+        memory = store.memory(key(), "drift")
+        assert (memory.state, memory.baseline) == ({"windows": 0}, None)
+        assert len(store.resets("docs")) == 1
+
     def test_versions_and_incarnations_have_a_memory_each(self, store: Store) -> None:
         """A collection made anew under the same name starts from nothing."""
         for other in (key(), key(incarnation="b"), key("docs--m--2")):
@@ -235,6 +284,23 @@ class StoreSuite:
         assert len(store.history("docs")) == 1
         store.record(second, 1)
         assert store.memory(key(), "drift").baseline == {"n": 2}
+
+    def test_a_reset_that_breaks_off_leaves_the_memory(self, store: Store) -> None:
+        """Nothing is given up without the line that says who did it."""
+        store.record(new_run(baseline={"n": 1}), 0)
+        engine = store._database.engine
+
+        def break_off(_connection, _cursor, sql, *_) -> None:
+            if sql.startswith("INSERT INTO probe_resets "):
+                raise RuntimeError("the process ends here")
+
+        event.listen(engine, "before_cursor_execute", break_off)
+        with pytest.raises(RuntimeError):
+            store.record(new_run(state={"windows": 9}), 1, reset=NewReset("ann", "as agreed"))
+        event.remove(engine, "before_cursor_execute", break_off)
+        memory = store.memory(key(), "drift")
+        assert (memory.runs, memory.state, memory.baseline) == (1, {"windows": 1}, {"n": 1})
+        assert store.resets("docs") == []
 
     def test_a_writer_that_is_killed_leaves_whole_runs(self, store: Store, url: str) -> None:
         """After SIGKILL at any moment, runs, state, baseline and reference agree."""
@@ -378,8 +444,22 @@ class StoreSuite:
             assert connection.execute(select(states.c.runs)).scalars().all() == [1]
             assert len(connection.execute(select(vector_references)).all()) == 1
         database.close()
-        with pytest.raises(StoreConflictError, match=r"schema later.*knows up to 0001.*Upgrade"):
+        with pytest.raises(StoreConflictError, match=r"schema later.*knows up to 0002.*Upgrade"):
             open_store(settings_for(url))
+
+    def test_the_first_release_s_schema_is_brought_up(self, url: str, tmp_path: Path) -> None:
+        """What it remembers stays, and can be taken back."""
+        database = open_database(settings_for(url))
+        assert upgrade(database, first_migrations(tmp_path)) == "0001"
+        Store(database).record(new_run(baseline={"n": 1}), 0)
+        database.close()
+        store = open_store(settings_for(url))
+        assert store.memory(key(), "drift").baseline == {"n": 1}
+        assert store.resets("docs") == []
+        store.record(new_run(), 1, reset=NewReset("ann@host", "as agreed"))
+        assert store.memory(key(), "drift").baseline is None
+        assert len(store.resets("docs")) == 1
+        store.close()
 
     def test_an_upgrade_that_fails_changes_nothing(
         self, store: Store, url: str, tmp_path: Path
@@ -391,7 +471,7 @@ class StoreSuite:
         with pytest.raises(RuntimeError, match="half way"):
             upgrade(database, broken)
         with database.reading() as connection:
-            assert schema_version(connection) == "0001"
+            assert schema_version(connection) == "0002"
             columns = connection.execute(select(runs)).keys()
             names = connection.execute(text("SELECT * FROM runs")).keys()
         assert set(columns) == set(names)

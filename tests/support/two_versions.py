@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self
 
-from monitors.golden.files import GoldenSet, read_golden
+from monitors.golden.files import read_golden
+from monitors.golden.golden_set import GoldenSet
 from pipelines.core.points import OURS, point_id
 from pipelines.core.rollout import Rollout, RolloutState
 from pipelines.core.settings import ContractSettings, Settings

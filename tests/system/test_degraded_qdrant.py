@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from qdrant_client import models
 
+from pipelines.core.control import CONTROL_COLLECTION
 from pipelines.core.errors import ExitCode, RolloutConflictError
 from pipelines.core.points import DENSE
 from pipelines.core.settings import QdrantSettings
@@ -295,6 +296,25 @@ def test_a_dropped_collection_ends_the_job(case: Callable[..., Case]) -> None:
     assert live_version_name(it.qdrant, it.settings.index) == it.version.name
 
 
+@pytest.mark.timeout(240)
+def test_a_dropped_control_collection_ends_the_job(case: Callable[..., Case]) -> None:
+    """It says what was in there and what to do; the next job makes it anew, and nothing is lost."""
+    bare = case()
+    it = bare.it
+    it.topic.produce(bare.events.take(100))
+    with it.job() as job:
+        it.wait_caught_up(job)
+        it.topic.produce(bare.events.take(60))
+        it.qdrant.call("delete_collection", CONTROL_COLLECTION)
+        assert job.wait(90) == ExitCode.NO, job.log()[-3000:]
+        message = said(job.log(), "error")
+    assert not missing(message, CONTROL_COLLECTION, "is gone", "Restore its snapshot"), message
+    assert not missing(message, "leases", "rollout", "purged", "no documents"), message
+    bare.check_nothing_lost()
+    bare.finish()
+    assert it.qdrant.call("collection_exists", CONTROL_COLLECTION)
+
+
 def vector_of(size: int) -> models.VectorParams:
     return models.VectorParams(size=size, distance=models.Distance.COSINE)
 
@@ -461,6 +481,20 @@ def test_an_alias_that_is_moved_by_hand(watched: tuple[Case, MonitorProcess]) ->
     becomes(monitor, "rollout_alias_moved", 0)
     assert live_version_name(it.qdrant, index) == live.name
     abort(it.settings, reason="the test is over")
+
+
+@pytest.mark.timeout(240)
+def test_the_monitor_waits_for_the_control_collection(watched: tuple[Case, MonitorProcess]) -> None:
+    """Dropped, it gives no lease: said, and not made anew by who has seen it; then it leads on."""
+    one, monitor = watched
+    one.it.qdrant.call("delete_collection", CONTROL_COLLECTION)
+    becomes(monitor, "monitor_leader", 0)
+    waiting = wait_until(lambda: monitor.checks() if "is gone" in str(monitor.checks()) else None)
+    assert CONTROL_COLLECTION in str(waiting)
+    assert not one.it.qdrant.call("collection_exists", CONTROL_COLLECTION)
+    one.finish()
+    becomes(monitor, "monitor_leader", 1)
+    becomes(monitor, "monitor_qdrant_writable", 1)
 
 
 @pytest.mark.timeout(240)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import threading
 import uuid
 from collections.abc import Iterator
@@ -10,9 +13,14 @@ from typing import Any
 
 import pytest
 
+from monitors.probes.base import Level
 from monitors.store import Store, open_store
 from pipelines.core.errors import ServiceRefusedError, TransientError
+from pipelines.core.points import point_id
+from pipelines.core.qdrant import connect
+from pipelines.core.settings import load_settings
 from tests.conftest import require
+from tests.support.jobs import COMMAND, ENVIRONMENT
 from tests.support.monitor_probes import fill_version, make_settings, make_version
 from tests.support.monitor_process import MonitorProcess
 from tests.support.monitor_store_suite import StoreSuite, key, new_run, settings_for
@@ -161,6 +169,53 @@ def test_replicas_on_one_store(
         assert len(kept) >= 2
     superseded = [count for count in store.counts(values["index"]) if count[1] == "superseded"]
     assert superseded == [], "no two processes ran a probe at once"
+    store.close()
+
+
+def test_a_reset_under_a_monitor_that_runs(
+    postgres: PostgresServer, values: dict[str, Any], tmp_path: Path
+) -> None:
+    """By a command of its own: the alarm ends within seconds, stays away, and a new loss counts."""
+    url = postgres.create_database()
+    secrets = {"PLUMBLINE_MONITOR__DATABASE_URL": url}
+    index, alarm, runs = values["index"], "plumbline_probe_alarm", "plumbline_probe_runs_total"
+    qdrant = connect(load_settings(None, {key: values[key] for key in ("index", "qdrant")}))
+
+    def lose(numbers: range) -> None:
+        ids = [point_id(index, f"d{number}", 0) for number in numbers]
+        qdrant.call("delete", index, points_selector=ids, wait=True)
+
+    def completed() -> float:
+        return monitor.value(runs, probe="integrity", outcome="completed") or 0
+
+    with MonitorProcess(tmp_path, "only", values, secrets) as monitor:
+        monitor.wait_ready()
+        wait_until(lambda: monitor.value(alarm, probe="integrity") == 0, 60)
+        lose(range(20))
+        wait_until(lambda: monitor.value(alarm, probe="integrity") == 1, 60)
+        command = ["monitor", "reset", "integrity", "--reason", "as agreed", "--by", "ann"]
+        done = subprocess.run(
+            [*COMMAND, *command, "--config", str(tmp_path / "only.yaml"), "--json"],
+            env={**os.environ, **ENVIRONMENT, **secrets},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["last"]["words"].startswith("20 documents or more are lost")
+        wait_until(lambda: monitor.value(alarm, probe="integrity") == 0, 60)
+        seen = completed()
+        wait_until(lambda: completed() >= seen + 3, 60)
+        assert monitor.value(alarm, probe="integrity") == 0
+        lose(range(20, 25))
+        wait_until(lambda: monitor.value(alarm, probe="integrity") == 1, 60)
+        monitor.process.stop(30)
+    store = open_store(settings_for(url))
+    (reset,) = store.resets(index)
+    assert (reset.by, reset.reason, reset.level) == ("ann", "as agreed", Level.ALARM)
+    (newest, *_) = store.history(index, probe="integrity")
+    assert newest.words.startswith("5 documents or more are lost")
     store.close()
 
 

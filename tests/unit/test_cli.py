@@ -153,6 +153,7 @@ def test_the_commands_of_this_release_are_there():
         "monitor once",
         "monitor reference set",
         "monitor reference show",
+        "monitor reset",
         "monitor run",
         "rollout abort",
         "rollout build",

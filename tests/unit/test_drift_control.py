@@ -288,7 +288,7 @@ def test_spreads_of_a_symmetric_sample_are_standard_deviations():
 )
 def test_refuses_a_state_it_did_not_write(state):
     """With an error that says what to do."""
-    with pytest.raises(SettingsError, match="Reset the probe's state"):
+    with pytest.raises(SettingsError, match="plumbline monitor reset"):
         SequentialControl.from_json(state)
 
 

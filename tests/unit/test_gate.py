@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from monitors.golden.baseline import DocumentState, Found
-from monitors.golden.files import GoldenQuery, GoldenSet
+from monitors.golden.golden_set import GoldenQuery, GoldenSet
 from pipelines.core.errors import SettingsError
 from pipelines.rollout.gate import Asked, GateReport, golden_gate
 

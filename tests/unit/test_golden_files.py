@@ -9,7 +9,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitors.golden.files import GoldenQuery, inspect_golden, read_golden
+from monitors.golden.files import inspect_golden, read_golden
+from monitors.golden.golden_set import GoldenQuery
 from monitors.golden.native import write_native
 from pipelines.cli import app
 from pipelines.core.errors import ExitCode, SettingsError

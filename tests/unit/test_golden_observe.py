@@ -10,7 +10,7 @@ import pytest
 
 from monitors.golden.baseline import Baseline, DocumentState, Found, Ranking
 from monitors.golden.change import measure_change
-from monitors.golden.files import GoldenQuery, GoldenSet
+from monitors.golden.golden_set import GoldenQuery, GoldenSet
 from monitors.golden.observe import align, ask
 
 CUT = 1000

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from monitors.golden.baseline import DocumentState
-from monitors.golden.files import GoldenQuery, GoldenSet
+from monitors.golden.golden_set import GoldenQuery, GoldenSet
 from monitors.golden.run import Pace
 from monitors.probes.base import Deadline, Level, ProbeTimeoutError
 from monitors.probes.golden import GoldenProbe

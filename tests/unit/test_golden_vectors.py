@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from monitors.golden.files import GoldenQuery
+from monitors.golden.golden_set import GoldenQuery
 from monitors.golden.vectors import GoldenVectors
 from monitors.probes.base import Deadline, ProbeTimeoutError
 from pipelines.core.encoder import Encoded

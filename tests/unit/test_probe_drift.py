@@ -10,9 +10,11 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
+from monitors.forgetting import FORGETTING
 from monitors.probes.base import Level
 from monitors.probes.drift import DriftProbe
 from monitors.probes.windows import Window, next_window
+from monitors.store import Memory
 from pipelines.core.recorded_queries import QueryRecorder
 from tests.support.corpora import Document
 from tests.support.probing import FIRST_TIMESTAMP, Seeded, Watched, values_of
@@ -55,6 +57,21 @@ def watched(tmp_path) -> Iterator[Watched]:
 def _referenced(index: Watched) -> None:
     index.write(_mixed(150, "first"), at=FIRST_TIMESTAMP)
     assert index.run(DriftProbe()).reason == "reference_taken"
+
+
+def test_what_was_written_before_a_reset_is_not_tested(watched: Watched) -> None:
+    """Neither in the run of the reset nor in the next window, which begins behind it."""
+    _referenced(watched)
+    watched.write(_texts(100, "flood", "z"))
+    memory = Memory(1, watched.state["drift"])
+    watched.state["drift"] = FORGETTING["drift"].forget(memory, watched.now).state
+    assert watched.run(DriftProbe()).reason == "small_window"
+    watched.write(_mixed(80, "after"))
+    found = watched.run(DriftProbe())
+    assert found.evidence is not None
+    assert (found.level, found.evidence.samples["current"]) == (Level.OK, 80)
+    watched.write(_mixed(60, "later"))
+    assert watched.run(DriftProbe()).evidence.samples["current"] == 60
 
 
 def test_an_empty_index_is_undecided(watched: Watched) -> None:

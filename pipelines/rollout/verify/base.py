@@ -15,7 +15,7 @@ from pipelines.core.canaries import CanaryReport, check
 from pipelines.core.lag import LagReader
 
 if TYPE_CHECKING:
-    from monitors.golden.files import GoldenSet
+    from monitors.golden.golden_set import GoldenSet
     from pipelines.core.encoder import Encoder
     from pipelines.core.qdrant import Qdrant
     from pipelines.core.settings import Settings

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from monitors.golden.files import GoldenSet, read_golden
+from monitors.golden.files import read_golden
+from monitors.golden.golden_set import GoldenSet
 from monitors.golden.run import Pace, VersionStore
 from pipelines.core.errors import RolloutStateError, SettingsError
 from pipelines.core.index import encoder_for
