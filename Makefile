@@ -68,8 +68,8 @@ test-system: servers ## System tests on Apache Kafka and Flink, with processes t
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/rules tests/system $(BESIDE)
 	$(BIN)/pytest tests/system -m alone
 
-chaos: servers ## Harm everything at random while a rollout is built: make chaos SEED=7 KILLS=40
-	PLUMBLINE_TEST_SEED=$(or $(SEED),1) PLUMBLINE_TEST_KILLS=$(or $(KILLS),40) $(BIN)/pytest tests/system/test_chaos.py
+chaos: servers ## Harm everything at random while a rollout is built: make chaos SEED=7 KILLS=40 RUNNER=flink
+	PLUMBLINE_TEST_SEED=$(or $(SEED),1) PLUMBLINE_TEST_KILLS=$(or $(KILLS),40) OMP_NUM_THREADS=1 $(BIN)/pytest tests/system/test_chaos.py -k $(or $(RUNNER),in_process)
 
 bench: $(STAMP) ## Measure throughput, redelivery and memory; ratios within one run
 	$(BIN)/python -m tests.benchmarks

@@ -37,6 +37,8 @@ class FlinkStack:
         In place of one pool beside each task manager: the first of these serves all of them.
     config
         Of Flink, beside what is here.
+    environment
+        Of the pools beside the task managers, added to their own.
     start_timeout_seconds
         Of the cluster.
     """
@@ -49,6 +51,7 @@ class FlinkStack:
         *,
         pools: Sequence[PoolProcess] = (),
         config: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
         start_timeout_seconds: float = 120.0,
     ) -> None:
         self.cluster = FlinkCluster(
@@ -66,7 +69,12 @@ class FlinkStack:
         )
         port = pools[0].port if pools else free_port()
         self.pools = list(pools) or [
-            PoolProcess(f"127.0.0.{number + 1}", port, directory / f"pool-{number}.log")
+            PoolProcess(
+                f"127.0.0.{number + 1}",
+                port,
+                directory / f"pool-{number}.log",
+                environment=environment,
+            )
             for number in range(task_managers)
         ]
         self._pool = f"{pools[0].host if pools else POOL}:{port}"

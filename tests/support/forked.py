@@ -124,7 +124,9 @@ def _run(arguments: list[str], log_path: str, environment: dict[str, str], mutat
     os.dup2(log, 2)
     os.environ.update(environment)
     from pipelines.cli.app import run
+    from tests.support.child import prepare
     from tests.support.mutations import MUTATIONS
 
+    prepare()
     MUTATIONS[mutation]()
     sys.exit(run(arguments))

@@ -51,6 +51,8 @@ class IngestProcess:
         One of `tests.support.mutations`.
     fresh
         Start the command as a user does, instead of forking it (`tests.support.forked`).
+    environment
+        Beside that of all jobs of tests.
     """
 
     def __init__(
@@ -60,15 +62,17 @@ class IngestProcess:
         log_path: Path,
         mutation: str = "none",
         fresh: bool = False,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        environment = {**ENVIRONMENT, **(environment or {})}
         given = ["ingest", "--config", str(config), *arguments]
         self._process: ServerProcess
         if fresh:
             start = mutated(mutation) if mutation != "none" else COMMAND
-            self._process = ServerProcess([*start, *given], log_path, environment=ENVIRONMENT)
+            self._process = ServerProcess([*start, *given], log_path, environment=environment)
         else:
             self._process = ForkedProcess(
-                given, log_path, environment=ENVIRONMENT, mutation=mutation
+                given, log_path, environment=environment, mutation=mutation
             )
 
     @property

@@ -102,7 +102,13 @@ class Scenario:
         self._version: Version | None = None
         self._jobs = 0
 
-    def job(self, *arguments: str, mutation: str = "none", fresh: bool = False) -> IngestProcess:
+    def job(
+        self,
+        *arguments: str,
+        mutation: str = "none",
+        fresh: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> IngestProcess:
         """A process of the job; the index is made when it does not exist."""
         self._jobs += 1
         log_path = self._directory / f"{self.topic.name}-{self._jobs}.log"
@@ -113,6 +119,7 @@ class Scenario:
             log_path=log_path,
             mutation=mutation,
             fresh=fresh,
+            environment=environment,
         )
 
     @property
