@@ -139,13 +139,18 @@ def ensure_topics(settings: Settings) -> list[str]:
     """Create the dead-letter and the replay topic where they are missing; returns what it made.
 
     The dead-letter topic keeps records for `kafka.dead_letter_retention_seconds`: the originals
-    are documents, and documents are not kept for ever in a place nobody looks at. Nothing is made
-    when `kafka.create_topics` is off. Raises as `check_broker`.
+    are documents, and documents are not kept for ever in a place nobody looks at. Their stamps are
+    the broker's: it refuses those of a job whose clock is an hour ahead. Nothing is made when
+    `kafka.create_topics` is off. Raises as `check_broker`.
     """
     if not settings.kafka.create_topics:
         return []
     retention_ms = str(settings.kafka.dead_letter_retention_seconds * 1000)
-    configs = {"cleanup.policy": "delete", "retention.ms": retention_ms}
+    configs = {
+        "cleanup.policy": "delete",
+        "retention.ms": retention_ms,
+        "message.timestamp.type": "LogAppendTime",
+    }
     admin = admin_client(settings)
     made = []
     try:

@@ -80,6 +80,12 @@ def translate(error: BaseException, what: str) -> PlumblineError:
             f"{what}: Kafka permits this user no use of the consumer group {_names(error)}. "
             "Grant Read on the group."
         )
+    if isinstance(error, kafka_errors.InvalidTimestampError):
+        return SystemicError(
+            f"{what}: Kafka refuses the time of this machine's clock ({_detail(error)}). Set the "
+            "clock, or give the topic message.timestamp.type=LogAppendTime, as Plumbline does "
+            "where it makes it itself"
+        )
     if isinstance(error, _REFUSED):
         return ServiceRefusedError(
             f"{what}: Kafka refused: {name}: {_detail(error)}. Check `kafka.security_protocol`, "
