@@ -6,6 +6,7 @@ libraries log through `logging` comes out the same way, from warnings up.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import MutableMapping
@@ -30,13 +31,19 @@ _NOISE = ("apitools not found",)
 
 
 class _StandardError:
-    """Whatever `sys.stderr` is when a line is written: a progress display may stand in for it."""
+    """Whatever `sys.stderr` is when a line is written: a progress display may stand in for it.
+
+    A line that cannot be written, to a full disk or to nobody, stops no work.
+    """
 
     def write(self, text: str) -> int:
-        return sys.stderr.write(text)
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
 
 
 def configure_logging(

@@ -48,8 +48,8 @@ _DISK_MEGABYTES = 128
 """For the store and the candidate's job: some times what two hundred harms leave there."""
 
 _JUMPS_SECONDS = (-86_400, -7200, -60, 60, 7200, 86_400)
-_NO_SPACE = "database or disk is full"
-"""What the stand-in's engine says when it refuses a write."""
+_NO_SPACE = "database or disk is full", "No space left on device"
+"""What the stand-in's log says when it refuses a write, of a point and of anything else."""
 
 
 class Chaos:
@@ -270,7 +270,8 @@ class Chaos:
             self.report.seen[REFUSED] += self._refused() - before
 
     def _refused(self) -> int:
-        return self.store.process.log().count(_NO_SPACE)
+        log = self.store.process.log()
+        return sum(log.count(words) for words in _NO_SPACE)
 
     def _set_clocks(self) -> None:
         """Of the live job and the candidate's, ahead or behind by up to a day, and right again."""
