@@ -35,6 +35,9 @@ _PRELOADED = (
     "tests.support.mutations",
 )
 
+_AT_IMPORT = ("HF_HUB_OFFLINE", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "PYTHONUNBUFFERED")
+"""What libraries read when they are imported. The rest is each process's own."""
+
 _context = multiprocessing.get_context("forkserver")
 
 
@@ -49,6 +52,7 @@ class ForkedProcess(ServerProcess):
         Where stdout and stderr go, appended to.
     environment
         Set in the process; what libraries read when they are imported is that of the first one.
+        `LD_PRELOAD` is one for what it starts: the process itself is forked.
     mutation
         One of `tests.support.mutations`, put in before the command runs.
     """
@@ -64,7 +68,7 @@ class ForkedProcess(ServerProcess):
         self.name = log_path.stem
         self.log_path = log_path
         self._log_start = log_path.stat().st_size if log_path.exists() else 0
-        _start_server(environment)
+        _start_server({name: environment[name] for name in _AT_IMPORT if name in environment})
         self._forked = _context.Process(
             target=_run, args=(list(arguments), str(log_path), dict(environment), mutation)
         )

@@ -19,6 +19,7 @@ from tests.support.chaos import Chaos
 from tests.support.chaos_flink import FlinkChaos
 from tests.support.chaos_report import sorted_problems
 from tests.support.child import CHILD_ENVIRONMENT
+from tests.support.encodings import VARIABLE, Encodings
 from tests.support.faketime import INSTALL_HINT as FAKETIME_HINT
 from tests.support.faketime import FakeClock, faketime_available
 from tests.support.kafka_server import INSTALL_HINT as KAFKA_HINT
@@ -132,6 +133,17 @@ def test_a_full_disk_takes_not_a_byte(tmp_path: Path) -> None:
             assert os.write(file.fileno(), b"y") == 1
         assert kept.stat().st_size == 4097
     assert not list(disk.folder.iterdir())
+
+
+def test_encodings_are_counted_by_state(tmp_path: Path) -> None:
+    """The same state again counts twice; half a line of one that was killed does not."""
+    encodings = Encodings(tmp_path / "encodings")
+    assert encodings.counts() == {}
+    first, second = (json.dumps(["version", "id", ["topic", 0, n, 0, None]]) for n in (1, 2))
+    Path(encodings.environment[VARIABLE]).write_text(
+        f"\n{first}\n\n{first[:9]}\n{first}\n{second}\n"
+    )
+    assert encodings.counts() == {first: 2, second: 1}
 
 
 def test_problems_are_told_apart() -> None:
