@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -10,10 +9,14 @@ from contextlib import ExitStack
 from typing import Any, ClassVar
 
 from tests.support.chaos import Chaos
-from tests.support.chaos_report import CLOCKS_SET
+from tests.support.chaos_report import CLOCKS_SET, WORKER_KILLED, WORKERS_KILLED
 from tests.support.flink_stack import FlinkStack
+from tests.support.processes import wait_until
 
 __all__ = ["FlinkChaos"]
+
+_LOST = "job manager killed"
+"""The job is lost with it, and is submitted again, which takes as long as three other harms."""
 
 
 class FlinkChaos(Chaos):
@@ -32,9 +35,9 @@ class FlinkChaos(Chaos):
         return self.flink.settings()
 
     def _order(self, names: list[str]) -> list[str]:
-        """Those of Flink come first, so that few harms are such ones."""
+        """Those of Flink come first, so that few harms are such ones, and cheap ones before."""
         order = super()._order(names)
-        return sorted(order, key=lambda name: name not in self._flink_harms)
+        return sorted(order, key=lambda name: (name not in self._flink_harms, name == _LOST))
 
     def _live_runs(self) -> bool:
         return bool(self.flink.alive())
@@ -73,11 +76,17 @@ class FlinkChaos(Chaos):
         pool.start()
 
     def _kill_worker(self) -> None:
-        """One worker of a pool, if it has any at this moment."""
-        pids = [pid for pool in self.flink.pools for pid in pool.worker_pids()]
-        if pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._dice.choice(pids), signal.SIGKILL)
+        """One worker of a pool. Flink may just be starting them anew, or ending them."""
+
+        def killed() -> bool:
+            pids = [pid for pool in self.flink.pools for pid in pool.worker_pids()]
+            if not pids:
+                return False
+            os.kill(self._dice.choice(pids), signal.SIGKILL)
+            return True
+
+        wait_until(killed, 60, what="a worker is killed")
+        self.report.seen[WORKERS_KILLED] += 1
 
     def _kill_job_manager(self) -> None:
         """Without high availability the job is lost with it."""
@@ -88,8 +97,8 @@ class FlinkChaos(Chaos):
     _flink_harms: ClassVar[dict[str, Callable[[FlinkChaos], None]]] = {
         "task manager killed": _kill_task_manager,
         "worker pool killed": _kill_worker_pool,
-        "job manager killed": _kill_job_manager,
-        "worker killed": _kill_worker,
+        _LOST: _kill_job_manager,
+        WORKER_KILLED: _kill_worker,
     }
     _harms: ClassVar[dict[str, Callable[[Any], None]]] = {
         **_flink_harms,

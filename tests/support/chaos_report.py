@@ -11,6 +11,8 @@ __all__ = [
     "DISK_FULL",
     "LIVE_CLOCK",
     "REFUSED",
+    "WORKERS_KILLED",
+    "WORKER_KILLED",
     "Report",
     "sorted_problems",
 ]
@@ -23,12 +25,17 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "wrongly dead-lettered": ("good, and dead-lettered",),
 }
 
-CLOCKS_SET, DISK_FULL = "clocks set", "disk full"
+CLOCKS_SET, DISK_FULL, WORKER_KILLED = "clocks set", "disk full", "worker killed"
 LIVE_CLOCK = "times live's clock was wrong"
 CANDIDATE_CLOCK = "times the candidate's clock was wrong"
 REFUSED = "writes refused by a full disk"
+WORKERS_KILLED = "workers found and killed"
 
-_SIGHTS = {CLOCKS_SET: (LIVE_CLOCK, 2), DISK_FULL: (REFUSED, 1)}
+_SIGHTS = {
+    CLOCKS_SET: (LIVE_CLOCK, 2),
+    DISK_FULL: (REFUSED, 1),
+    WORKER_KILLED: (WORKERS_KILLED, 1),
+}
 """What has to be seen of a harm that might do nothing, and how often at least for each."""
 
 
@@ -55,8 +62,8 @@ class Report:
     harms, restarts
         By what was harmed, and by what was started again.
     seen
-        What harms were seen to do where one might have done nothing: clocks that went wrong by the
-        leases' records, and writes that a full disk refused.
+        What harms were seen to do where one might have done nothing: clocks that were wrong by the
+        leases' records, writes that a full disk refused, workers that were there to be killed.
     left_out
         Harms that cannot be done here, and why.
     events, dead_letters, repeated_dead_letters
