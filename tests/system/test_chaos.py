@@ -89,8 +89,8 @@ def test_nothing_is_lost_on_flink_whatever_is_harmed(
     """The same with live's job on a cluster, whose processes are killed as well."""
     require(kafka_available(), KAFKA_HINT)
     require(toxiproxy_available(), INSTALL_HINT)
-    # Two of the four kinds that Flink adds, or all kinds until there are fifty; a kill of each of its
-    # parts, and of all at once, is test_flink_cluster.py's.
+    # Two of the four kinds that Flink adds, or all kinds until there are fifty. A kill of each of
+    # its parts, and of all at once, is test_flink_cluster.py's.
     attack(FlinkChaos(tmp_path, model, SEED), KILLS or (50 if acceptance else 2), capsys)
 
 
