@@ -141,6 +141,7 @@ class Chaos:
             settings=merged(merged(FAST_BUILDS, services), self._runner_settings()),
         )
         self.at = RolloutScenario(self.it, self._folder, chunk={"size": 24, "overlap": 4})
+        stack.callback(FakeClock.sweep)
         stack.callback(self.at.close)
         stack.callback(self._end)
 
@@ -390,7 +391,6 @@ class Chaos:
         for process in (self._live, self._build):
             if process is not None:
                 process.kill()
-        FakeClock.sweep()
 
 
 @contextmanager
