@@ -165,6 +165,7 @@ def _kill_at_random(life: Life, command: str, chance: random.Random, store: Any)
 
 
 @pytest.mark.acceptance
+@pytest.mark.timeout(7200)
 def test_a_killed_command_is_finished_by_the_next(
     store: Any, stack: ExitStack, tmp_path: Path, acceptance: bool
 ) -> None:
