@@ -22,7 +22,7 @@ from pipelines.core.lease import LEASE
 from pipelines.core.qdrant import Qdrant
 from pipelines.core.rollout import Rollout, RolloutState, VersionRef
 from pipelines.core.versions import create_version, list_versions, live_version_name, set_alias
-from pipelines.rollout.context import RolloutContext
+from pipelines.rollout.context import RolloutContext, command_lease
 from tests.support.corpora import Document
 from tests.support.probing import Watched
 from tests.support.rollout_command import RolloutCommand
@@ -33,6 +33,8 @@ KILLS, ACCEPTANCE_KILLS = 10, 120
 DOCUMENTS = [Document(f"d/{number}", "", f"text number {number}") for number in range(8)]
 LONGEST_MS = 1500
 """Within which a kill at a random time strikes; every request takes 10 ms longer meanwhile."""
+
+LEASE_TIMEOUT_SECONDS = 120.0
 
 S = RolloutState
 BEFORE = {"promote": S.READY, "rollback": S.SOAKING, "retire": S.SOAKING, "abort": S.READY}
@@ -121,9 +123,21 @@ class Life:
             problems.append(f"not listed: {self.collections() - listed}")
         return problems
 
-    def ended(self, command: str) -> list[str]:
-        """What is wrong after the command was repeated."""
+    def ended(self, command: str, *, idle: bool) -> list[str]:
+        """What is wrong after the command was repeated.
+
+        Parameters
+        ----------
+        idle
+            Nothing was left to do for it, so that it needed no lease: the killed one's runs out.
+        """
         problems = self.unbroken()
+        if idle:
+            stop = threading.Event()
+            timer = threading.Timer(LEASE_TIMEOUT_SECONDS, stop.set)
+            timer.start()
+            with command_lease(self.context, wait=True, stop=stop):
+                timer.cancel()
         rollout = self.rollout
         if (rollout.state, rollout.intent) != (AFTER[command], None):
             problems.append(f"{rollout.state} with {rollout.intent}, not {AFTER[command]}")
@@ -199,7 +213,7 @@ def test_a_killed_command_is_finished_by_the_next(
         # What had ended already says so.
         done = left.state is AFTER[command] and left.intent is None
         assert status == (1 if done else 0), f"{command} after {where}: {again.log()[-2000:]}"
-        problems = life.ended(command)
+        problems = life.ended(command, idle=done)
         assert not problems, f"kill {number} ({command}, {where}): {problems}"
     print(f"\n{len(plan)} kills, each resumed")
     for where, count in sorted(seen.items()):
