@@ -96,7 +96,13 @@ def damaged(kind: str, model: str = PACKAGED_MODEL) -> Encoder:
 
 
 @cache
-def fine_tuned(pairs: Path, steps: int = 20, seed: int = 0, model: str = PACKAGED_MODEL) -> Encoder:
+def fine_tuned(
+    pairs: Path,
+    steps: int = 20,
+    seed: int = 0,
+    model: str = PACKAGED_MODEL,
+    learning_rate: float = 2e-5,
+) -> Encoder:
     """The model after some steps of training on sentence pairs: a second model, close to the first.
 
     Parameters
@@ -105,6 +111,8 @@ def fine_tuned(pairs: Path, steps: int = 20, seed: int = 0, model: str = PACKAGE
         CSV with `sentence1`, `sentence2` and `score`, 0 to 5.
     steps
         Of 16 pairs each.
+    learning_rate
+        AdamW's; ten times the default makes a model that has forgotten some of what it knew.
     """
     import csv
     import random
@@ -117,7 +125,7 @@ def fine_tuned(pairs: Path, steps: int = 20, seed: int = 0, model: str = PACKAGE
     chosen = random.Random(seed).sample(rows, 16 * steps)
     torch.manual_seed(seed)
     network = loaded.model.train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-5)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate)
     for start in range(0, len(chosen), 16):
         batch = chosen[start : start + 16]
         first, second = (
