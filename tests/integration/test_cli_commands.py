@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 import yaml
 
 from pipelines.cli import app
@@ -17,6 +15,7 @@ from pipelines.core.errors import ExitCode
 from pipelines.core.qdrant import disconnect
 from pipelines.io.kafka import STOP, close_consumers
 from tests.support.brokers import Broker, Message, embedded_broker
+from tests.support.own_folder import own_folder
 from tests.support.tiny_model import make_tiny_model
 
 TOPIC = "documents"
@@ -39,29 +38,20 @@ def broker() -> Iterator[Broker]:
 @pytest.fixture
 def here(tmp_path, monkeypatch, broker) -> Iterator[Path]:
     """A folder with a `plumbline.yaml` for the broker, an embedded store and a tiny model."""
-    for name in list(os.environ):
-        if name.upper().startswith("PLUMBLINE_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    model = make_tiny_model(tmp_path / "made")
-    settings = {
-        "kafka": {**broker.kafka, "api_version": [2, 3], "topics": [TOPIC]},
-        "qdrant": {"path": "store"},
-        "contract": {"model": str(model)},
-        "limits": {"text_bytes": 1000},
-        "metrics": {"port": 0},
-    }
-    Path("plumbline.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield tmp_path
-    disconnect()
-    close_consumers()
-    STOP.clear()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
+    with own_folder(tmp_path, monkeypatch):
+        model = make_tiny_model(tmp_path / "made")
+        settings = {
+            "kafka": {**broker.kafka, "api_version": [2, 3], "topics": [TOPIC]},
+            "qdrant": {"path": "store"},
+            "contract": {"model": str(model)},
+            "limits": {"text_bytes": 1000},
+            "metrics": {"port": 0},
+        }
+        Path("plumbline.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+        yield tmp_path
+        disconnect()
+        close_consumers()
+        STOP.clear()
 
 
 def event(key: str, **fields) -> Message:

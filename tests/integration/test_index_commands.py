@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -12,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 import yaml
 from qdrant_client import models
 
@@ -27,6 +24,7 @@ from pipelines.core.rollout import RolloutStore, VersionRef
 from pipelines.core.settings import Settings
 from pipelines.core.versions import open_version
 from tests.support.brokers import embedded_broker
+from tests.support.own_folder import own_folder
 from tests.support.probing import Watched
 from tests.support.tiny_model import make_tiny_model
 
@@ -41,36 +39,27 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: Any, model: Path) -> Iterator[Settings]:
     """A folder with settings, a contract's file, and a collection in LangChain's shape."""
-    for name in list(os.environ):
-        if name.upper().startswith("PLUMBLINE_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    values: dict[str, Any] = {"qdrant": {"path": "store"}, "contract": {"model": str(model)}}
-    Path("plumbline.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    Path("contract.yaml").write_text(yaml.safe_dump({"model": str(model)}), encoding="utf-8")
-    settings = Settings(**values)
-    qdrant = connect(settings)
-    vectors = load_encoder(settings.contract, settings.runtime).encode_documents(TEXTS).vectors
-    size = models.VectorParams(size=vectors.shape[1], distance=models.Distance.COSINE)
-    qdrant.call("create_collection", "theirs", vectors_config=size)
-    points = [
-        models.PointStruct(
-            id=number,
-            vector=vectors[number].tolist(),
-            payload={"page_content": text, "metadata": {"page": number}},
-        )
-        for number, text in enumerate(TEXTS)
-    ]
-    qdrant.call("upsert", "theirs", points=points)
-    disconnect()
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield settings
-    disconnect()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
+    with own_folder(tmp_path, monkeypatch):
+        values: dict[str, Any] = {"qdrant": {"path": "store"}, "contract": {"model": str(model)}}
+        Path("plumbline.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+        Path("contract.yaml").write_text(yaml.safe_dump({"model": str(model)}), encoding="utf-8")
+        settings = Settings(**values)
+        qdrant = connect(settings)
+        vectors = load_encoder(settings.contract, settings.runtime).encode_documents(TEXTS).vectors
+        size = models.VectorParams(size=vectors.shape[1], distance=models.Distance.COSINE)
+        qdrant.call("create_collection", "theirs", vectors_config=size)
+        points = [
+            models.PointStruct(
+                id=number,
+                vector=vectors[number].tolist(),
+                payload={"page_content": text, "metadata": {"page": number}},
+            )
+            for number, text in enumerate(TEXTS)
+        ]
+        qdrant.call("upsert", "theirs", points=points)
+        disconnect()
+        yield settings
+        disconnect()
 
 
 def run(*arguments: str) -> int:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 import yaml
 
 from monitors import once as once_module
@@ -25,6 +22,7 @@ from pipelines.core.lease import Lease
 from pipelines.core.qdrant import disconnect
 from pipelines.core.settings import Settings, load_settings
 from tests.support.monitor_probes import FakeProbe, fill_version, make_version, result
+from tests.support.own_folder import own_folder
 from tests.support.tiny_model import make_tiny_model
 
 
@@ -36,30 +34,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def settings(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """A folder with a `plumbline.yaml`, an embedded store and 60 documents."""
-    for name in list(os.environ):
-        if name.upper().startswith("PLUMBLINE_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    values = {
-        "qdrant": {"path": "store"},
-        "contract": {"model": str(model)},
-        "monitor": {
-            "lease_seconds": 1,
-            "drift": {"minimum_reference": 100, "minimum_window": 50, "window": 50},
-            "integrity": {"sample": 100},
-        },
-    }
-    Path("plumbline.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    loaded = load_settings(None, {})
-    fill(loaded, 60)
-    yield loaded
-    disconnect()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
+    with own_folder(tmp_path, monkeypatch):
+        values = {
+            "qdrant": {"path": "store"},
+            "contract": {"model": str(model)},
+            "monitor": {
+                "lease_seconds": 1,
+                "drift": {"minimum_reference": 100, "minimum_window": 50, "window": 50},
+                "integrity": {"sample": 100},
+            },
+        }
+        Path("plumbline.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+        loaded = load_settings(None, {})
+        fill(loaded, 60)
+        yield loaded
+        disconnect()
 
 
 def fill(settings: Settings, count: int) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 import yaml
 
 from monitors import reset as reset_module
@@ -38,6 +35,7 @@ from tests.support.monitor_probes import (
     result,
 )
 from tests.support.monitor_replica import Replica
+from tests.support.own_folder import own_folder
 from tests.support.processes import wait_until
 from tests.support.tiny_model import make_tiny_model
 
@@ -52,37 +50,28 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def settings(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """A folder with a `plumbline.yaml`, a golden set, an embedded store and 120 documents."""
-    for name in list(os.environ):
-        if name.upper().startswith("PLUMBLINE_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    queries = [
-        {"id": f"q{number}", "text": f"document {number} of many", "judged": {f"d{number}": 1}}
-        for number in range(DOCUMENTS)
-    ]
-    golden = {"version": 1, "queries": queries}
-    Path("golden.yaml").write_text(yaml.safe_dump(golden), encoding="utf-8")
-    values = {
-        "qdrant": {"path": "store"},
-        "contract": {"model": str(model)},
-        "monitor": {
-            "lease_seconds": 1,
-            "golden": {"file": "golden.yaml", "queries_per_second": 10_000},
-            "drift": {"minimum_reference": 100, "minimum_window": 50, "window": 50},
-            "integrity": {"sample": 100},
-        },
-    }
-    Path("plumbline.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    loaded = load_settings(None, {})
-    fill_version(loaded, make_version(loaded)[1], DOCUMENTS)
-    yield loaded
-    disconnect()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
+    with own_folder(tmp_path, monkeypatch):
+        queries = [
+            {"id": f"q{number}", "text": f"document {number} of many", "judged": {f"d{number}": 1}}
+            for number in range(DOCUMENTS)
+        ]
+        golden = {"version": 1, "queries": queries}
+        Path("golden.yaml").write_text(yaml.safe_dump(golden), encoding="utf-8")
+        values = {
+            "qdrant": {"path": "store"},
+            "contract": {"model": str(model)},
+            "monitor": {
+                "lease_seconds": 1,
+                "golden": {"file": "golden.yaml", "queries_per_second": 10_000},
+                "drift": {"minimum_reference": 100, "minimum_window": 50, "window": 50},
+                "integrity": {"sample": 100},
+            },
+        }
+        Path("plumbline.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+        loaded = load_settings(None, {})
+        fill_version(loaded, make_version(loaded)[1], DOCUMENTS)
+        yield loaded
+        disconnect()
 
 
 def lose(settings: Settings, numbers: range) -> None:

@@ -30,6 +30,7 @@ from pipelines.core.errors import (
 )
 from pipelines.core.log import configure_logging
 from pipelines.core.redact import MASK
+from tests.support.own_folder import own_folder
 from tests.support.tiny_model import make_tiny_model
 
 PASSWORD, API_KEY = "sasl-hunter2", "key-of-the-kingdom"
@@ -39,19 +40,8 @@ HEAVY = ("apache_beam", "torch", "sentence_transformers", "qdrant_client", "kafk
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch, tmp_path) -> Iterator[None]:
     """No file and no variable of the machine's reaches a test, and logging is put back."""
-    import logging
-
-    for name in list(os.environ):
-        if name.upper().startswith("PLUMBLINE_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
+    with own_folder(tmp_path, monkeypatch):
+        yield
 
 
 def commands() -> list[tuple[str, ...]]:
