@@ -55,13 +55,24 @@ class Look:
     probes: Container[str] | None = None
     role: Role = "live"
 
+    @property
+    def opened(self) -> tuple[VersionKey, Version]:
+        """What is there; raises the error where it cannot be monitored."""
+        if self.error is not None:
+            raise self.error
+        assert self.key is not None
+        assert self.version is not None
+        return self.key, self.version
+
     def allows(self, probe: str) -> bool:
         """Whether the probe has something to look at."""
         return self.probes is None or probe in self.probes
 
 
-def look(qdrant: Qdrant, index: str) -> Look:
-    """Resolves the alias and opens the version; errors of ours are answers, not raised."""
+def look(qdrant: Qdrant, index: str, version: str | None = None) -> Look:
+    """Opens the version behind the alias, or the named one; errors of ours are answers."""
+    if version is not None:
+        return open_look(qdrant, index, version)
     try:
         name = live_version_name(qdrant, index)
         if name is None:

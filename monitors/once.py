@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from monitors.encoders import Encoders
 from monitors.finished import Finished
-from monitors.live import Look, look, open_look
+from monitors.live import look
 from monitors.probes import PROBES
 from monitors.runner import Runner
 from monitors.service import enabled_probes, lease_name, prompt
@@ -87,17 +88,8 @@ def run_once(
         chosen = dict(probes) if probes is not None else enabled_probes(settings)
     settings = prompt(settings)
     qdrant = connect(settings)
-
-    def look_at() -> Look:
-        if version is None:
-            return look(qdrant, settings.index)
-        return open_look(qdrant, settings.index, version)
-
-    seen = look_at()
-    if seen.error is not None:
-        raise seen.error
-    assert seen.key is not None
-    key = seen.key
+    look_at = partial(look, qdrant, settings.index, version)
+    key, _ = look_at().opened
     encoders = encoders or Encoders(settings)
     store = open_store(settings.monitor)
 

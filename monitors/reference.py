@@ -54,19 +54,15 @@ def set_reference(
             f"there is no kind {kind!r} of vectors: {', '.join(KINDS)} are valid"
         )
     qdrant = connect(settings)
-    seen = look(qdrant, settings.index)
-    if seen.version is None:
-        assert seen.error is not None
-        raise seen.error
-    key = VersionKey.of(seen.version)
+    key, version = look(qdrant, settings.index).opened
     drift = settings.monitor.drift
     # Another sample every time: who takes a reference anew does not want the same one.
     random = np.random.default_rng(secrets.randbits(64))
     sampled = _documents if kind == "documents" else _queries
-    vectors, ids = sampled(qdrant, seen.version, drift.reference, random)
+    vectors, ids = sampled(qdrant, version, drift.reference, random)
     if len(ids) < drift.minimum_reference:
         raise StoreConflictError(
-            f"there are {len(ids)} {kind} of {seen.version.name}, and a reference needs "
+            f"there are {len(ids)} {kind} of {version.name}, and a reference needs "
             f"{drift.minimum_reference} (monitor.drift.minimum_reference). Wait until there are "
             "more."
         )
@@ -92,11 +88,7 @@ def show_references(
 ) -> tuple[VersionKey, list[ReferenceSummary], list[ReferenceEvent]]:
     """The live version's references, and the history of all of the index's."""
     qdrant = connect(settings)
-    seen = look(qdrant, settings.index)
-    if seen.version is None:
-        assert seen.error is not None
-        raise seen.error
-    key = VersionKey.of(seen.version)
+    key, _ = look(qdrant, settings.index).opened
     store = open_store(settings.monitor)
     try:
         return key, store.references(key), store.reference_events(settings.index)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from monitors.encoders import Encoders
 from monitors.finished import Finished
 from monitors.forgetting import Forgetting, forgetting_of
-from monitors.live import Look, look, open_look
+from monitors.live import look
 from monitors.probes import PROBES
 from monitors.runner import Reset, Runner
 from monitors.store import NewReset, Outcome, Store, StoredRun, VersionKey, open_store
@@ -97,20 +98,12 @@ def reset_probe(
     """
     how = forgetting_of(probe)
     qdrant = connect(settings)
-
-    def look_at() -> Look:
-        if version is None:
-            return look(qdrant, settings.index)
-        return open_look(qdrant, settings.index, version)
-
-    seen = look_at()
-    if seen.error is not None:
-        raise seen.error
-    assert seen.key is not None
+    look_at = partial(look, qdrant, settings.index, version)
+    key, _ = look_at().opened
     encoders = encoders or Encoders(settings)
     store = open_store(settings.monitor)
     try:
-        standing = _standing(store, seen.key, probe, how)
+        standing = _standing(store, key, probe, how)
         if dry_run:
             return standing
         last = standing.last
@@ -135,7 +128,7 @@ def reset_probe(
             assert finished is not None, "nobody calls this run off"
             if finished.outcome is not Outcome.SUPERSEDED:
                 break
-        return Standing(seen.key, probe, last, standing.remembered, how.words, finished)
+        return Standing(key, probe, last, standing.remembered, how.words, finished)
     finally:
         store.close()
 
