@@ -72,8 +72,7 @@ __all__ = [
     "run_backfill",
 ]
 
-_SAMPLE_RANGES = 8
-_SAMPLE_DOCUMENTS = 32
+_SAMPLE_DOCUMENTS = 256
 
 _PIECE_DOCUMENTS = 32
 """Encoded at once while live events wait: a batch of hundreds would hold them up for seconds."""
@@ -620,26 +619,22 @@ def _sample_tokens(qdrant: Qdrant, settings: Settings, source: Version, target: 
     encoder = encoder_for(target, settings)
     contract, chunker = target.contract, chunker_for(target.contract, encoder)
     texts: list[str] = []
-    read = 0
-    # The embedded engine walks through all of its points for each of these reads.
-    ranges = 1 if qdrant.local else _SAMPLE_RANGES
-    documents = _SAMPLE_RANGES * _SAMPLE_DOCUMENTS // ranges
-    for within in id_ranges(ranges):
-        # The first of a slice: ids are hashes, so any are as good as others.
-        page = next(read_heads_of(qdrant, source.name, within, page=documents), [])
-        for record in page:
-            event = stored_document(record.payload).event
-            read += 1
-            if not event.deleted:
-                texts += [
-                    contract.render(event.title, piece.text)
-                    for piece in chunker.chunk(event.title, event.text)
-                ]
-    if not read:
+    # Ids are hashes, so the first are as good as any. One read: the embedded engine walks through
+    # all of its points for each.
+    (everything,) = id_ranges(1)
+    page = next(read_heads_of(qdrant, source.name, everything, page=_SAMPLE_DOCUMENTS), [])
+    for record in page:
+        event = stored_document(record.payload).event
+        if not event.deleted:
+            texts += [
+                contract.render(event.title, piece.text)
+                for piece in chunker.chunk(event.title, event.text)
+            ]
+    if not page:
         return 0.0
     counts = encoder.count_tokens(texts) if texts else []
     limit = contract.max_tokens
-    return sum(min(count + encoder.special_tokens, limit) for count in counts) / read
+    return sum(min(count + encoder.special_tokens, limit) for count in counts) / len(page)
 
 
 class _Teller:
