@@ -5,26 +5,20 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from prometheus_client import REGISTRY
 
 from pipelines.core import canaries
 from pipelines.core.encoder import Encoder, load_encoder
 from pipelines.core.encoder.source import find_model
-from pipelines.core.metrics import job_metrics
 from pipelines.core.settings import ContractSettings, RuntimeSettings, Settings
 from tests.benchmarks.bench import CONTRACT, Bench, corpus_documents, stores
 from tests.benchmarks.table import Table
+from tests.benchmarks.throughput import in_batches
 from tests.support.brokers import any_broker
 from tests.support.corpora import messages
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy.typing as npt
-    from prometheus_client import Histogram
 
 NEEDS = ("banking77", "scifact")
 BY_NAME_ONLY = True
@@ -97,19 +91,11 @@ def _agreement() -> Table:
                 dtype,
                 "the same" if same else "ANOTHER",
                 f"{max(report.document_distance, report.query_distance):.1e}",
-                f"{_distances(expected, vectors).max():.1e}",
+                f"{canaries.distances(expected, vectors).max():.1e}",
                 f"{np.abs(expected - vectors).max():.1e}",
             ]
         )
     return table
-
-
-def _distances(
-    first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float64]:
-    a, b = first.astype(np.float64), second.astype(np.float64)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.asarray(1 - (a * b).sum(axis=1) / norms)
 
 
 def _encoder_speed() -> Table:
@@ -125,7 +111,7 @@ def _encoder_speed() -> Table:
     for name in _SIZES:
         texts = _texts(name)
         for dtype in _DTYPES:
-            ours = _ours(_load("cuda", dtype=dtype), Settings().ingest.batch_events)
+            ours = in_batches(_load("cuda", dtype=dtype), Settings().ingest.batch_events)
             encoders = [_library(dtype, size) for size in _LIBRARY_BATCHES]
             rates = _in_turn([*encoders, ours], texts)
             ratio = rates[-1] / max(rates[:-1])
@@ -143,7 +129,7 @@ def _tokens() -> Table:
         texts = _texts(name)
         for dtype in ("float32", "bfloat16"):
             encoders = [
-                _ours(_load("cuda", dtype=dtype, tokens_per_batch=tokens), 1024)
+                in_batches(_load("cuda", dtype=dtype, tokens_per_batch=tokens), 1024)
                 for tokens in _TOKENS
             ]
             rates = _in_turn(encoders, texts)
@@ -168,18 +154,17 @@ def _jobs() -> Table:
             broker.create_topic(name)
             broker.send(name, messages(documents))
             for dtype in ("float32", "bfloat16"):
-                encoder = _ours(_load("cuda", dtype=dtype), Settings().ingest.batch_events)
+                encoder = in_batches(_load("cuda", dtype=dtype), Settings().ingest.batch_events)
                 (alone,) = _in_turn([encoder], _texts(name))
                 for place in places:
                     rates, encode, write = [], [], []
                     for _ in range(_ROUNDS):
                         runtime = {"device": "cuda", "dtype": dtype}
                         bench = Bench(broker, name, place, runtime=runtime)
-                        metrics = job_metrics()
-                        before = _sum(metrics.encode_seconds), _sum(metrics.write_seconds)
+                        before = _seconds("encode"), _seconds("write")
                         rates.append(bench.run().rate)
-                        encode.append(_sum(metrics.encode_seconds) - before[0])
-                        write.append(_sum(metrics.write_seconds) - before[1])
+                        encode.append(_seconds("encode") - before[0])
+                        write.append(_seconds("write") - before[1])
                         bench.drop()
                     rate = statistics.median(rates)
                     table.rows.append(
@@ -217,29 +202,19 @@ def _little_memory() -> Table:
                 f"{_MEMORY * torch.cuda.get_device_properties(0).total_memory / 2**20:,.0f}",
                 f"{torch.cuda.max_memory_allocated() / 2**20:,.0f}",
                 str(len(found.refused) + len(again.refused)),
-                f"{_distances(roomy, found.vectors).max():.1e}",
-                f"{_distances(roomy, again.vectors).max():.1e}",
+                f"{canaries.distances(roomy, found.vectors).max():.1e}",
+                f"{canaries.distances(roomy, again.vectors).max():.1e}",
             ]
         ],
     )
 
 
-def _sum(histogram: Histogram) -> float:
-    (metric,) = histogram.collect()
-    return sum(sample.value for sample in metric.samples if sample.name.endswith("_sum"))
+def _seconds(of: str) -> float:
+    """Of all batches so far, by the job's own metric."""
+    return REGISTRY.get_sample_value(f"plumbline_{of}_seconds_sum") or 0.0
 
 
-def _ours(encoder: Encoder, batch: int) -> Callable[[Sequence[str]], object]:
-    def encode(texts: Sequence[str]) -> object:
-        return [
-            encoder.encode_documents(texts[start : start + batch])
-            for start in range(0, len(texts), batch)
-        ]
-
-    return encode
-
-
-def _library(dtype: str, batch: int) -> Callable[[Sequence[str]], object]:
+def _library(dtype: str, batch: int) -> Callable[[list[str]], object]:
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -247,15 +222,13 @@ def _library(dtype: str, batch: int) -> Callable[[Sequence[str]], object]:
     model = model.to(getattr(torch, dtype))
     model.max_seq_length = CONTRACT["max_tokens"]
 
-    def encode(texts: Sequence[str]) -> object:
-        return model.encode(list(texts), batch_size=batch, show_progress_bar=False)
+    def encode(texts: list[str]) -> object:
+        return model.encode(texts, batch_size=batch, show_progress_bar=False)
 
     return encode
 
 
-def _in_turn(
-    encoders: Sequence[Callable[[Sequence[str]], object]], texts: list[str]
-) -> list[float]:
+def _in_turn(encoders: Sequence[Callable[[list[str]], object]], texts: list[str]) -> list[float]:
     """Documents a second of each, medians of rounds in which all take their turn, warm."""
     for encode in encoders:
         encode(texts[:2048])

@@ -90,17 +90,23 @@ def bare_and_ours() -> tuple[Callable[[list[str]], object], Callable[[list[str]]
     model = SentenceTransformer(find_model(contract.model, None).place, device="cpu")
     model.max_seq_length = contract.max_tokens
 
-    batch = Settings().ingest.batch_events
-
     def bare(texts: list[str]) -> object:
         return model.encode(texts, batch_size=_BATCH_SIZE, show_progress_bar=False)
 
-    def ours(texts: list[str]) -> object:
+    ours = in_batches(encoder, Settings().ingest.batch_events)
+
+    for encode in (bare, ours):
+        encode(["warm"] * _BATCH_SIZE)
+    return bare, ours
+
+
+def in_batches(encoder: Encoder, batch: int) -> Callable[[list[str]], object]:
+    """The job's encoder as the job uses it: so many texts a call."""
+
+    def encode(texts: list[str]) -> object:
         return [
             encoder.encode_documents(texts[start : start + batch])
             for start in range(0, len(texts), batch)
         ]
 
-    for encode in (bare, ours):
-        encode(["warm"] * _BATCH_SIZE)
-    return bare, ours
+    return encode
