@@ -20,11 +20,12 @@ from pipelines.core import faults
 from pipelines.core.control import Control
 from pipelines.core.lease import LEASE
 from pipelines.core.qdrant import Qdrant
-from pipelines.core.rollout import Rollout, RolloutState, VersionRef
+from pipelines.core.rollout import Rollout, RolloutState
 from pipelines.core.versions import create_version, list_versions, live_version_name, set_alias
 from pipelines.rollout.context import RolloutContext, command_lease
 from tests.support.corpora import Document
 from tests.support.probing import Watched
+from tests.support.recorded_rollout import recorded_rollout
 from tests.support.rollout_command import RolloutCommand
 from tests.support.switching import two_encoders
 
@@ -74,15 +75,9 @@ class Life:
         watched.version = create_version(watched.qdrant, watched.settings, two)
         watched.write(DOCUMENTS, at=1_750_000_000_000)
         context = RolloutContext.open(watched.settings)
-        rollout = context.store.begin(
-            index,
-            live=VersionRef.of(live),
-            candidate=VersionRef.of(watched.version),
-            contract=two.contract,
-            contract_settings={"model": "seeded"},
+        rollout = recorded_rollout(
+            context, live, watched.version, contract_settings={"model": "seeded"}
         )
-        for step in (S.BUILDING, S.VERIFYING, S.READY):
-            rollout = context.store.move(rollout, step, "test")
         if state is S.SOAKING:
             set_alias(context.qdrant, index, watched.version.name)
             context.store.move(rollout, S.SOAKING, "test")
