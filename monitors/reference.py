@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from monitors.live import look
-from monitors.sampling import sample_vectors
+from monitors.sampling import recent_since, sample_vectors
 from monitors.store import NewReference, VersionKey, open_store
 from pipelines.core.errors import StoreConflictError, UnknownNameError
 from pipelines.core.qdrant import connect
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from monitors.store import ReferenceEvent, ReferenceSummary
+    from pipelines.core.monitor_settings import DriftSettings
     from pipelines.core.qdrant import Qdrant
     from pipelines.core.settings import Settings
     from pipelines.core.versions import Version
@@ -59,7 +60,7 @@ def set_reference(
     # Another sample every time: who takes a reference anew does not want the same one.
     random = np.random.default_rng(secrets.randbits(64))
     sampled = _documents if kind == "documents" else _queries
-    vectors, ids = sampled(qdrant, version, drift.reference, random)
+    vectors, ids = sampled(qdrant, version, drift, random)
     if len(ids) < drift.minimum_reference:
         raise StoreConflictError(
             f"there are {len(ids)} {kind} of {version.name}, and a reference needs "
@@ -97,16 +98,29 @@ def show_references(
 
 
 def _documents(
-    qdrant: Qdrant, version: Version, size: int, random: np.random.Generator
+    qdrant: Qdrant, version: Version, drift: DriftSettings, random: np.random.Generator
 ) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
+    """Of what came lately, as the first reference is."""
+    since = recent_since(
+        qdrant,
+        version.name,
+        drift.minimum_reference,
+        until=round(datetime.now(UTC).timestamp() * 1000),
+        span_seconds=drift.reference_seconds,
+    )
     sample = sample_vectors(
-        qdrant, version.name, size, dimension=version.contract.dimension, random=random
+        qdrant,
+        version.name,
+        drift.reference,
+        dimension=version.contract.dimension,
+        random=random,
+        since=since,
     )
     return sample.vectors, sample.document_ids
 
 
 def _queries(
-    qdrant: Qdrant, version: Version, size: int, random: np.random.Generator
+    qdrant: Qdrant, version: Version, drift: DriftSettings, random: np.random.Generator
 ) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
     """Queries have no ids that say anything: their times stand for them."""
     recorded = read_queries(
@@ -118,7 +132,7 @@ def _queries(
         until=round(datetime.now(UTC).timestamp() * 1000),
     )
     rows = np.arange(len(recorded))
-    if len(rows) > size:
-        rows = np.sort(random.choice(rows, size, replace=False))
+    if len(rows) > drift.reference:
+        rows = np.sort(random.choice(rows, drift.reference, replace=False))
     times = (datetime.fromtimestamp(int(recorded.timestamps[row]) / 1000, UTC) for row in rows)
     return recorded.vectors[rows], tuple(moment.isoformat("T", "milliseconds") for moment in times)

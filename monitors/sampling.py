@@ -32,6 +32,7 @@ __all__ = [
     "count_points",
     "live_points",
     "newest_timestamp",
+    "recent_since",
     "sample_points",
     "sample_vectors",
 ]
@@ -239,6 +240,38 @@ def newest_timestamp(qdrant: Qdrant, collection: str, until: int) -> int | None:
         with_vectors=False,
     )
     return int(points[0].payload[OURS]["timestamp"]) if points else None
+
+
+def recent_since(
+    qdrant: Qdrant, collection: str, least: int, *, until: int, span_seconds: float
+) -> int | None:
+    """From when on documents are like those that come now, as far as their age can tell.
+
+    An index often begins with a load of old documents that are unlike what comes afterwards. A
+    reference that is half of those differs from every day by so much that a change hardly adds to
+    it.
+
+    Parameters
+    ----------
+    least
+        Points there must be from then on.
+    until
+        Event time, milliseconds since the epoch, of the end.
+    span_seconds
+        How far back, at least; doubled until there are enough points.
+
+    Returns
+    -------
+    since
+        Event time; `None` when it takes all there are, those without an event time too.
+    """
+    span = round(span_seconds * 1000)
+    while span < until:
+        since = until - span
+        if count_points(qdrant, collection, live_points(since=since, until=until)) >= least:
+            return since
+        span *= 2
+    return None
 
 
 def _page(dimension: int) -> int:

@@ -12,6 +12,7 @@ from monitors.drift.arrays import Labellings, Values
 from monitors.drift.base import Detector, DriftTest, Pooled, SampleError
 from monitors.drift.frechet import Frechet
 from monitors.drift.half_whitened import HalfWhitenedMMD
+from monitors.drift.isolated import Isolated
 from monitors.drift.mmd import MMD
 from monitors.drift.nearest import NearestNeighbour
 from monitors.drift.permutations import labellings
@@ -27,6 +28,7 @@ DETECTORS: Sequence[Detector] = (
     Frechet(),
     WhitenedMean(),
     NearestNeighbour(),
+    Isolated(),
 )
 """What is combined. The first one's value is the effect."""
 

@@ -22,7 +22,14 @@ from monitors.probes.base import FigureFamily, Level, ProbeContext, ProbeName, P
 from monitors.probes.drift_figures import FAMILIES, evidence_of, figures_of
 from monitors.probes.drift_judgement import Current, Judgement, judge, reference_key
 from monitors.probes.windows import ACCEPTED, Window, milliseconds, next_window
-from monitors.sampling import Sample, count_points, live_points, newest_timestamp, sample_vectors
+from monitors.sampling import (
+    Sample,
+    count_points,
+    live_points,
+    newest_timestamp,
+    recent_since,
+    sample_vectors,
+)
 from pipelines.core.recorded_queries import read_queries
 
 if TYPE_CHECKING:
@@ -126,7 +133,14 @@ def _documents(context: ProbeContext, state: Mapping[str, Any]) -> Judgement:
     reference = context.reference("documents")
     if reference is None:
         # Up to here, so that no window ever tests what made the reference.
-        sample = _sample(context, settings.reference, None, window.until)
+        since = recent_since(
+            context.qdrant,
+            collection,
+            settings.minimum_reference,
+            until=window.until,
+            span_seconds=settings.reference_seconds,
+        )
+        sample = _sample(context, settings.reference, since, window.until)
         return _first_reference(
             context, "documents", window.until, sample.vectors, sample.document_ids
         )

@@ -256,7 +256,7 @@ def set_(
     qdrant_url: QdrantUrl = None,
     qdrant_path: QdrantPath = None,
 ) -> None:
-    """Take what the live version holds now as the reference that drift is measured against."""
+    """Take what came to the live version lately as the reference that drift is measured against."""
     from pipelines.core.errors import SettingsError
 
     if not reason.strip():

@@ -83,6 +83,9 @@ class DriftSettings(ProbeSettings):
     minimum_reference: Annotated[int, Field(ge=100)] = 2000
     reference: Annotated[int, Field(ge=100, le=20_000)] = 5000
     """Vectors of a reference sample, at most."""
+    reference_seconds: Annotated[float, Field(ge=60)] = 14 * 86_400.0
+    """Event time that a reference of documents spans, at least; twice, four times, … as much where
+    so few came that there would not be enough."""
     permutations: Annotated[int, Field(ge=99, le=9999)] = 199
     level: Level = 0.05
     average_run_length: Annotated[float, Field(ge=20)] = 2000.0

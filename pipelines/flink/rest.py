@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import ssl
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -28,6 +29,7 @@ ENDED = frozenset({"FINISHED", "CANCELED", "FAILED"})
 
 _TIMEOUT_SECONDS = 10.0
 _LONGEST_REASON = 300
+_METRIC_TRIES, _METRIC_PAUSE = 6, 0.25
 
 
 class JobGoneError(SystemicError):
@@ -154,7 +156,7 @@ class FlinkRest:
             state=found["state"],
             started=found["start-time"] / 1000,
             seconds=found["duration"] / 1000,
-            restarts=self._restarts(job_id),
+            restarts=self._restarts(job_id, running=found["state"] == "RUNNING"),
             parallelism=max((vertex["parallelism"] for vertex in vertices), default=0)
             or int(config.get("execution-config", {}).get("job-parallelism", 0)),
             checkpoint=self._checkpoint(job_id),
@@ -195,10 +197,14 @@ class FlinkRest:
         jobs: list[dict[str, Any]] = self._call("/jobs/overview")["jobs"]
         return sorted(jobs, key=lambda job: -job["start-time"])
 
-    def _restarts(self, job_id: str) -> int | None:
-        found = self._call(f"/jobs/{job_id}/metrics?get=numRestarts")
-        with contextlib.suppress(LookupError, ValueError):
-            return int(found[0]["value"])
+    def _restarts(self, job_id: str, *, running: bool) -> int | None:
+        # The API begins to gather a job's metrics when it is asked for them, and answers meanwhile.
+        for number in range(_METRIC_TRIES if running else 1):
+            if number:
+                time.sleep(_METRIC_PAUSE)
+            found = self._call(f"/jobs/{job_id}/metrics?get=numRestarts")
+            with contextlib.suppress(LookupError, ValueError):
+                return int(found[0]["value"])
         return None
 
     def _checkpoint(self, job_id: str) -> Checkpoint | None:

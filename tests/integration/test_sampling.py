@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from monitors.probes.base import Deadline, ProbeTimeoutError
-from monitors.sampling import count_points, live_points, newest_timestamp, sample_vectors
+from monitors.sampling import (
+    count_points,
+    live_points,
+    newest_timestamp,
+    recent_since,
+    sample_vectors,
+)
 from tests.support.corpora import Document
 from tests.support.probing import FIRST_TIMESTAMP, Watched
 from tests.support.qdrant_server import QdrantServer
@@ -94,6 +100,19 @@ def test_the_window_is_half_open(watched: Watched) -> None:
     assert count_points(watched.qdrant, watched.version.name, where) == 10
     assert newest_timestamp(watched.qdrant, watched.version.name, until) == until - 1000
     assert newest_timestamp(watched.qdrant, watched.version.name, FIRST_TIMESTAMP) is None
+
+
+def test_what_came_lately_reaches_back_until_there_is_enough(watched: Watched) -> None:
+    """Twenty seconds, twice, four times as many; all there is when that is not enough either."""
+    until = FIRST_TIMESTAMP + DOCUMENTS * 1000
+
+    def since(least: int) -> int | None:
+        return recent_since(
+            watched.qdrant, watched.version.name, least, until=until, span_seconds=20
+        )
+
+    assert [since(20), since(21), since(50)] == [until - 20_000, until - 40_000, until - 80_000]
+    assert since(251) is None
 
 
 def test_a_seed_gives_the_same_sample_and_another_seed_another(watched: Watched) -> None:

@@ -30,7 +30,6 @@ NEEDS = ("arxiv-2025", "scifact", "banking77")
 DAY_MS = 86_400_000
 
 _SENTENCES = 2
-_PARTS = 16_000
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Part:
 
 @cache
 def parts() -> tuple[Part, ...]:
-    """Every two sentences of every abstract, in the order of the file."""
+    """Every two sentences of every abstract, shuffled: the first ones have all categories."""
     corpus = Corpus("arxiv-2025")
     found = []
     for row in corpus._rows("corpus.jsonl"):
@@ -53,9 +52,8 @@ def parts() -> tuple[Part, ...]:
             if 60 <= len(text) <= 700:
                 identity = f"{row['_id']}/{number // _SENTENCES}"
                 found.append(Part(Document(identity, "", text), row["label"]))
-    # Of all categories in their shares, and as many as the longest life needs.
     random.Random(0).shuffle(found)
-    return tuple(found[:_PARTS])
+    return tuple(found)
 
 
 @cache
@@ -90,7 +88,7 @@ class World(AbstractContextManager["World"]):
         Of the order in which documents come and of what happens to them.
     per_day
         New documents a day; as many old ones of the stream are deleted, so that the index keeps
-        its size, unless `growing`.
+        its size, unless there is `growth`.
     old
         Documents of the stream before its first day.
     judged_documents
@@ -98,10 +96,14 @@ class World(AbstractContextManager["World"]):
     wobble
         How much the mix of categories changes from day to day: each category's weight is
         multiplied by a log-normal of this spread.
+    pool
+        Documents there are, of which a life takes some: few are encoded once for many lives.
     kept_back
         A category and how many of its documents do not come by themselves, for a flood.
     duplicates
         Share of a day's documents that come once more under another id.
+    growth
+        Share of a day's documents in whose place no old one is deleted.
     """
 
     directory: Path
@@ -111,14 +113,15 @@ class World(AbstractContextManager["World"]):
     judged_documents: int = 1200
     wobble: float = 0.0
     duplicates: float = 0.0
-    growing: bool = False
+    growth: float = 0.0
+    pool: int = 16_000
     kept_back: tuple[str, int] | None = None
     encoder: Any = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.dice = random.Random(self.seed)
-        self._fresh = list(parts())
+        self._fresh = list(parts()[: self.pool])
         self.dice.shuffle(self._fresh)
         self._reserve: list[Part] = []
         if self.kept_back is not None:
@@ -194,8 +197,9 @@ class World(AbstractContextManager["World"]):
         today += [Document(f"{d.id}/again", d.title, d.text) for d in twice]
         self.dice.shuffle(today)
         self.watched.write(today, at=self.start_ms, step_ms=DAY_MS // (len(today) + 1), **write)
-        if not self.growing:
-            gone, self._alive = self._alive[: len(today)], self._alive[len(today) :]
+        leaving = round((1 - self.growth) * len(today))
+        if leaving:
+            gone, self._alive = self._alive[:leaving], self._alive[leaving:]
             self.watched.delete(gone, at=self.start_ms + DAY_MS - len(gone) - 1)
         self._alive.extend(document.id for document in today)
         self.end_day()
@@ -211,19 +215,20 @@ class World(AbstractContextManager["World"]):
         """Runs a probe."""
         return self.watched.run(probe, **arguments)
 
-    def golden_file(self, path: Path) -> Path:
-        """The judged queries in BEIR's layout; the folder."""
+    def golden_file(self, path: Path, count: int | None = None) -> Path:
+        """The judged queries, or the first ones, in BEIR's layout; the folder."""
         import json
 
         _, queries, qrels = judged(self.judged_documents)
+        queries = dict(list(queries.items())[:count])
         path.mkdir(exist_ok=True)
         with (path / "queries.jsonl").open("w", encoding="utf-8") as file:
             for query, text in queries.items():
                 file.write(json.dumps({"_id": query, "text": text}) + "\n")
         with (path / "qrels.tsv").open("w", encoding="utf-8") as file:
             file.write("query-id\tcorpus-id\tscore\n")
-            for query, grades in qrels.items():
-                for document, grade in grades.items():
+            for query in queries:
+                for document, grade in qrels[query].items():
                     file.write(f"{query}\t{document}\t{grade}\n")
         return path
 

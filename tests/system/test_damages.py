@@ -43,9 +43,10 @@ CHOSEN = frozenset(filter(None, os.environ.get("PLUMBLINE_TEST_DAMAGES", "").spl
 WITH_DRIFT = not CHOSEN or "drift" in CHOSEN
 LEAST = 0.95
 """Share of the seeds in which the probe must notice."""
-GOOD_DAYS = 21 if WITH_DRIFT else 5
+GOOD_DAYS = (31 if ACCEPTANCE else 21) if WITH_DRIFT else 5
 """Of ordinary life before a damage. One that shows over days needs what its control trusts."""
 WINDOWS = 3
+POOL = 20_000 if ACCEPTANCE else 16_000
 # The short seed encodes a third of the texts, so its days are smaller and its floods larger. What
 # harms single documents or an encoder shows the same in an index of any size.
 PER_DAY, OLD, JUDGED = (500, 2000, 1200) if ACCEPTANCE and WITH_DRIFT else (200, 1000, 400)
@@ -196,6 +197,8 @@ DAMAGES = (
 
 
 DAMAGES = tuple(damage for damage in DAMAGES if not CHOSEN or damage.probe.NAME in CHOSEN)
+DAILY = tuple(dict.fromkeys(damage.probe for damage in DAMAGES if damage.days > 1))
+"""Those that learn from ordinary days, and look on each."""
 
 
 @contextmanager
@@ -211,6 +214,7 @@ def living(directory: Path, seed: int, **arguments: object) -> Iterator[World]:
         per_day=PER_DAY,
         old=OLD,
         judged_documents=JUDGED,
+        pool=POOL,
         settings=settings,
         **arguments,
     ) as world:
@@ -245,8 +249,8 @@ def test_every_damage_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ) as world:
             for _ in range(GOOD_DAYS):
                 world.live()
-                for probe in (DriftProbe(), GoldenProbe()) if WITH_DRIFT else (GoldenProbe(),):
-                    _count(false, probe, world.look(probe))
+                for kind in DAILY:
+                    _count(false, kind(), world.look(kind()))
             for probe in (IntegrityProbe(), FidelityProbe(), CanaryProbe()):
                 _count(false, probe, world.look(probe))
             caught = lambda _: [PartitionLag("documents", 0, 0, None)]  # noqa: E731

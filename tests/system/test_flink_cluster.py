@@ -201,9 +201,16 @@ def check_metrics(stack: FlinkStack, consumed: int) -> None:
 
 def check_status(stack: FlinkStack, it: Scenario, job_id: str) -> None:
     """`ingest status` says of a job that is well what a person wants to know."""
-    answer = stack.plumbline(it, "ingest", "status")
-    assert answer["exit_code"] == 0
-    (job,) = answer["jobs"]
+
+    def told() -> dict[str, Any]:
+        answer = stack.plumbline(it, "ingest", "status")
+        assert answer["exit_code"] == 0
+        (only,) = answer["jobs"]
+        return only
+
+    # Flink gathers a job's figures once it has been asked for them.
+    stack.wait(lambda: told()["restarts"] is not None, "Flink tells the restarts")
+    job = told()
     assert it.version is not None
     assert (job_id, it.version.name, True, 0, 2) == (
         job["job_id"],

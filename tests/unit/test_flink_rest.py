@@ -50,7 +50,7 @@ def job(job_id: str, state: str) -> dict[str, Any]:
 
 
 class Flink:
-    """Answers by path; `answers[path]` may be (status, body)."""
+    """Answers by path; `answers[path]` may be (status, body), or a function that gives either."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {"/jobs/overview": {"jobs": OVERVIEW}}
@@ -84,6 +84,7 @@ class Flink:
                 body = json.loads(self.rfile.read(length)) if length else None
                 outer.asked.append((self.command, self.path, body))
                 found = outer.answers.get(self.path.partition("?")[0])
+                found = found() if callable(found) else found
                 status, value = found if isinstance(found, tuple) else (200, found)
                 if found is None:
                     status, value = 404, {"errors": ["Could not find Flink job (x)"]}
@@ -119,6 +120,18 @@ def test_jobs_of_an_index_are_those_of_its_versions(flink):
     jobs = jobs_of_index(flink.client(), "docs")
     assert [found.job_id for found in jobs] == ["new", "old"]
     assert {"docs--minilm--0123456789ab"} == {version_of(found) for found in jobs}
+
+
+def test_restarts_are_asked_for_until_flink_has_gathered_them(flink):
+    """The first answer about a new job's metrics is empty; an ended job has none."""
+    flink.answers["/jobs/new/metrics"] = iter(
+        [[], [{"id": "numRestarts"}], [{"value": "0"}]]
+    ).__next__
+    assert flink.client().job("new").restarts == 0
+    flink.answers["/jobs/old/metrics"] = []
+    assert flink.client().job("old").restarts is None
+    asked = [path.partition("?")[0] for _, path, _ in flink.asked if "metrics" in path]
+    assert asked == ["/jobs/new/metrics"] * 3 + ["/jobs/old/metrics"]
 
 
 def test_a_job_says_how_it_is(flink):

@@ -93,6 +93,25 @@ def test_the_first_reference_is_taken_when_there_is_enough(watched: Watched) -> 
     assert len(set(kept.document_ids)) == 200
 
 
+def test_an_old_load_is_no_part_of_the_reference(watched: Watched) -> None:
+    """What comes is measured against what came lately; as far back as it takes to have enough."""
+    day = 24 * HOUR
+    watched.write(_texts(200, "load", "z"), at=FIRST_TIMESTAMP - 400 * day)
+    watched.write(_mixed(80, "month"), at=FIRST_TIMESTAMP - 20 * day)
+    watched.write(_mixed(70, "week"), at=FIRST_TIMESTAMP)
+    assert watched.run(DriftProbe()).reason == "reference_taken"
+    kept = watched.references["documents"]
+    assert {name.split("/")[0] for name in kept.document_ids} == {"month", "week"}
+    assert len(kept.document_ids) == 150
+
+
+def test_an_old_load_is_the_reference_where_there_is_little_else(watched: Watched) -> None:
+    watched.write(_texts(110, "load", "z"), at=FIRST_TIMESTAMP - 400 * 24 * HOUR)
+    watched.write(_mixed(70, "week"), at=FIRST_TIMESTAMP)
+    assert watched.run(DriftProbe()).reason == "reference_taken"
+    assert len(watched.references["documents"].document_ids) == 180
+
+
 def test_without_automatic_references_somebody_has_to_set_one(watched: Watched) -> None:
     watched.set_settings(drift={"automatic_reference": False})
     watched.write(_mixed(200, "first"))
