@@ -64,6 +64,8 @@ class Decision:
     spreads
         The window's effect in spreads of the known-good windows' effects above their median
         (`pool.spreads`); 0 when there are too few to say.
+    usual
+        Median score of the known-good windows; 0 when there are none.
     counted
         `False` for a window that overlaps the last one counted: it was ranked, and nothing else.
     """
@@ -75,6 +77,7 @@ class Decision:
     baseline_size: int
     trusted: bool
     spreads: float = 0.0
+    usual: float = 0.0
     counted: bool = True
 
 
@@ -252,6 +255,7 @@ class SequentialControl:
             baseline_size=len(known_good),
             trusted=trusted,
             spreads=self._pool.spreads(window),
+            usual=self._pool.usual,
             counted=counted,
         )
 

@@ -66,6 +66,11 @@ class Pool:
         """From the first window to the last."""
         return timedelta(seconds=float(self._at[-1] - self._at[0]) if len(self) else 0.0)
 
+    @property
+    def usual(self) -> float:
+        """Median score; 0 of no window."""
+        return float(np.median(self._scores)) if len(self) else 0.0
+
     def add(self, window: Window) -> None:
         """Takes a window in; the oldest leaves when there are too many."""
         code = self._seasons.setdefault(window.season, len(self._seasons))

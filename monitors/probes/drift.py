@@ -58,6 +58,11 @@ class DriftProbe:
             "to say whether that is usual here. Read what changed; where it is to stay, set a new "
             "reference (`plumbline monitor reference set`)."
         ),
+        "far_reference": (
+            "The window is as unlike the reference as windows here always are, and that is a lot: "
+            "smaller changes do not show beside it. A reference of what comes now sees them: "
+            "`plumbline monitor reference set`."
+        ),
         "drifting": "Evidence of a lasting change is growing. Read what changed.",
         "drifted": (
             "What is written has changed, for good, and by more than it usually does. Read what "

@@ -37,6 +37,12 @@ _DUPLICATES = _family(
 )
 _LIVE = _family("live_components", "Components that vary in the reference.", "components")
 _BASELINE = _family("baseline_windows", "Known-good windows.", "windows")
+_USUAL = _family(
+    "baseline_statistic",
+    "Median statistic of the known-good windows; a large one hides smaller changes: the reference "
+    "is unlike what comes.",
+    "standard deviations",
+)
 _TRUSTED = _family(
     "baseline_trusted", "Whether the baseline is large and long enough for alarms.", "0 or 1"
 )
@@ -49,7 +55,7 @@ _UNEXPLAINED = _family(
 
 FAMILIES = (
     *(_MMD, _SPREADS, _P_VALUE, _E_VALUE, _PART, _WINDOW, _REFERENCE),
-    *(_DUPLICATES, _LIVE, _BASELINE, _TRUSTED, _UNEXPLAINED, _ALARM),
+    *(_DUPLICATES, _LIVE, _BASELINE, _USUAL, _TRUSTED, _UNEXPLAINED, _ALARM),
 )
 
 
@@ -75,6 +81,7 @@ def figures_of(kind: str, judgement: Judgement) -> list[Figure]:
             Figure(_SPREADS, min(decision.spreads, 1e6), (kind,)),
             Figure(_E_VALUE, decision.e_value, (kind,)),
             Figure(_BASELINE, float(decision.baseline_size), (kind,)),
+            Figure(_USUAL, decision.usual, (kind,)),
             Figure(_TRUSTED, float(decision.trusted), (kind,)),
         ]
     explanation = judgement.details.get("explanation")

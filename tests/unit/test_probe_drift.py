@@ -248,6 +248,20 @@ def test_a_lasting_change_alarms_once_the_baseline_can_be_trusted(watched: Watch
     assert len(json.dumps(watched.state["drift"])) < 10_000
 
 
+def test_a_reference_that_is_unlike_all_that_comes_is_said(watched: Watched) -> None:
+    """It hides smaller changes; neither an alarm nor silence. A new reference ends it."""
+    watched.write(_texts(150, "load", "z"), at=FIRST_TIMESTAMP)
+    assert watched.run(DriftProbe()).reason == "reference_taken"
+    for day in range(21):
+        watched.now += timedelta(days=1)
+        watched.write(_mixed(70, f"day {day}"))
+        result = watched.run(DriftProbe())
+    assert (result.level, result.reason) == (Level.WARNING, "far_reference")
+    usual = values_of(result, "plumbline_drift_baseline_statistic")[("documents",)]
+    assert f"windows here usually lie {usual:.0f} deviations" in result.words
+    assert usual > 10
+
+
 def test_an_alarm_stands_while_there_is_too_little_to_test(watched: Watched) -> None:
     """A look that came too soon takes nothing back; a window, or a new reference, does."""
     watched.set_settings(drift={"average_run_length": 20})
