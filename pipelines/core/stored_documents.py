@@ -35,8 +35,12 @@ _IDS = 1 << 128
 _LISTED = 10
 
 _LOCAL_PAGE = 2000
-"""Heads of one read on the embedded engine, which sorts and looks through the whole collection
-for each."""
+"""Heads of one read on the embedded engine, at most: it sorts and looks through the whole
+collection for each."""
+
+_MARGIN = 1.2
+"""Of a slice's expected number of heads: what is read beyond the slice is copied for nothing, and
+too few make a second read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,11 @@ class IdRange:
     def start_id(self) -> str:
         """The least id of the slice, which need not exist."""
         return str(uuid.UUID(int=self.first))
+
+    @property
+    def share(self) -> float:
+        """Of all ids, and so of all documents but for chance."""
+        return (self.last - self.first) / _IDS
 
     def holds(self, point_id: str) -> bool:
         """Whether the id lies in the slice."""
@@ -133,7 +142,7 @@ def read_heads_of(
     Parameters
     ----------
     page
-        Heads of one read, at most; the embedded engine reads more at once.
+        Heads of one read, at most; the embedded engine reads a slice of up to 2,000 at once.
     fields
         Of the payload; default is all.
 
@@ -142,7 +151,10 @@ def read_heads_of(
     Records of qdrant-client, without vectors.
     """
     offset: Any = within.start_id
-    size = max(page, _LOCAL_PAGE) if qdrant.local else page
+    size = page
+    if qdrant.local:
+        expected = within.share * qdrant.call("count", collection).count
+        size = max(page, min(_LOCAL_PAGE, round(_MARGIN * expected)))
     while offset is not None:
         records, offset = qdrant.call(
             "scroll",
