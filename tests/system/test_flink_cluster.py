@@ -130,7 +130,7 @@ class Attack:
 
 
 @pytest.mark.acceptance
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_nothing_is_lost_whatever_is_killed(
     broker: KafkaServer,
     stack: FlinkStack,
