@@ -35,8 +35,9 @@ _NORM_TOLERANCE = 0.01
 _NAMED = 20
 
 _FAR = 10.0
-"""Median statistic of known-good windows from which on the reference hides what changes. Windows
-whose topics wobble by a log-normal factor of .15 have .5 to 2; where a third of the reference was
+"""Median statistic of known-good windows from which on the reference hides what changes. With
+1,000 vectors against 5,000 (parts of arXiv abstracts) it was 1.0 where topics' shares moved by a
+log-normal factor of .15 from window to window, and 3.9 at .3; where a third of the reference was
 another corpus it was 127, and neither a flood of 20 % nor a foreign domain of 5 % was seen."""
 
 

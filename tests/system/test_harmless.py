@@ -1,7 +1,7 @@
 """Sixty windows of an index that lives and is not harmed: no probe may cry.
 
-The whole way of test_damages: documents come, change and go day by day, the probes look every day
-and keep what they have learnt. A stream counts as a false alarm when any probe alarmed on any day.
+The whole way of test_damages: documents come, change and go day by day, the probes look and keep
+what they have learnt. A stream counts as a false alarm when any probe alarmed on any day.
 One stream of all harmless changes at once by default, over fewer days; `make acceptance` does
 PLUMBLINE_TEST_SEEDS (20) of each kind that PLUMBLINE_TEST_KINDS names and prints the table.
 """
@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from monitors.probes.base import Level
+from monitors.probes.base import Level, Probe
 from monitors.probes.canary import CanaryProbe
 from monitors.probes.drift import DriftProbe
 from monitors.probes.fidelity import FidelityProbe
@@ -41,13 +41,17 @@ ACCEPTANCE = os.environ.get("PLUMBLINE_TEST_ACCEPTANCE") == "1"
 SEEDS = int(os.environ.get("PLUMBLINE_TEST_SEEDS", "20" if ACCEPTANCE else "1"))
 MOST = 0.05
 """Share of the streams in which some probe may alarm."""
-GOOD_DAYS, WINDOWS = (21, 60) if ACCEPTANCE else (14, 8)
+GOOD_DAYS, WINDOWS = (21, 60) if ACCEPTANCE else (21, 4)
 """Ordinary days that the control learns from, and the days that are counted; the harmless change
 begins with the latter where it is one that begins."""
-PER_DAY, OLD, JUDGED, QUERIES = 200, 1000, 400, 200
-POOL = 31_000 if ACCEPTANCE else 6_000
+PER_DAY, OLD, JUDGED, QUERIES = (200, 1000, 400, 200) if ACCEPTANCE else (60, 400, 300, 100)
+POOL = 31_000 if ACCEPTANCE else 3_000
 """A fifth of the stream's documents is another every day."""
-SETTINGS = {"minimum_window": 150, "minimum_reference": 800}
+SETTINGS = (
+    {"minimum_window": 150, "minimum_reference": 800}
+    if ACCEPTANCE
+    else {"minimum_window": 50, "minimum_reference": 300}
+)
 
 
 @dataclass(frozen=True)
@@ -117,17 +121,14 @@ def living(directory: Path, seed: int, kind: Kind) -> Iterator[World]:
 
 
 def looked(world: World) -> list[str]:
-    """Every probe once; the alarms, in words."""
+    """Probes that learn from windows, and every fourth day all others; the alarms, in words."""
     caught = {"lag": lambda _: [PartitionLag("documents", 0, 0, None)]}
     found = []
-    for probe, told in (
-        (DriftProbe(), {}),
-        (GoldenProbe(), {}),
-        (IntegrityProbe(), {}),
-        (CanaryProbe(), {}),
-        (FidelityProbe(), {}),
-        (FreshnessProbe(), caught),
-    ):
+    looking: list[tuple[Probe, dict[str, Any]]] = [(DriftProbe(), {}), (GoldenProbe(), {})]
+    if world.day % 4 == 0:
+        looking += [(IntegrityProbe(), {}), (CanaryProbe(), {}), (FidelityProbe(), {})]
+        looking += [(FreshnessProbe(), caught)]
+    for probe, told in looking:
         result = world.look(probe, **told)
         if result.level is Level.ALARM:
             found.append(f"day {world.day}, {probe.NAME}: {result.words}")
