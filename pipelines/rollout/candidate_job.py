@@ -116,7 +116,7 @@ class CandidateJob:
         Raises
         ------
         SystemicError
-            It ended as soon as it was started, again and again.
+            It ended as soon as it was started, or could not be started, again and again.
         """
         now = time.monotonic()
         if now < self._next_start or self.running():
@@ -131,7 +131,18 @@ class CandidateJob:
         self._starts += 1
         pause = min(_FIRST_PAUSE_SECONDS * 2**self._starts, _LONGEST_PAUSE_SECONDS)
         self._started_at, self._next_start = now, now + pause
-        self._start()
+        try:
+            self._start()
+        except OSError as error:
+            # A full disk, no memory for another process: it may be over by the next try.
+            _log.warning("candidate_job_not_started", version=self._version, error=str(error))
+            if self._starts < _MOST_STARTS:
+                return False
+            raise SystemicError(
+                f"the candidate's ingest job could not be started {self._starts} times: {error}. "
+                "Mend that and build again, or start the job yourself (`plumbline ingest "
+                f"--version {self._version}`) and build with --no-job."
+            ) from None
         return True
 
     def running(self) -> bool:

@@ -191,3 +191,29 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "jobs").write_text("a file")
     with pytest.raises(SettingsError, match=r"rollout\.job_directory.*--no-job"):
         job_directory(settings(tmp_path), "abcd")
+
+
+def test_a_full_disk_is_waited_for_and_then_said(
+    tmp_path: Path, starts: Starts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings file cannot be written: nothing is started, and no trace ends the build."""
+    config = tmp_path / "settings.json"
+    config.symlink_to("/dev/full")
+    kept = job(tmp_path)
+    clock = iter(range(0, 10_000, 31))
+    monkeypatch.setattr(candidate_job.time, "monotonic", lambda: float(next(clock)))
+    assert [kept.keep() for _ in range(2)] == [False, False]
+    config.unlink()
+    assert kept.keep()
+    for process in starts.made:
+        process.kill()
+        process.wait()
+    config.unlink()
+    config.symlink_to("/dev/full")
+    tries = 0
+    with pytest.raises(SystemicError, match="No space left.*--no-job"):
+        while tries < 10:
+            kept.keep()
+            tries += 1
+    assert tries < 6
+    assert len(starts.made) == 1
