@@ -10,6 +10,7 @@ import copy
 import random
 import re
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from typing import Any, Self
 
 from monitors.probes.base import Probe, ProbeResult
 from pipelines.core.encoder import PACKAGED_MODEL, load_encoder
+from pipelines.core.lag import PartitionLag
+from pipelines.core.purge import TopicRetention, purge_tombstones
 from pipelines.core.settings import ContractSettings, RuntimeSettings
 from tests.support.corpora import Corpus, Document
 from tests.support.probing import FIRST_TIMESTAMP, Remembering, Watched
@@ -132,6 +135,7 @@ class World(AbstractContextManager["World"]):
         self.day = 0
         self._alive: list[str] = []
         own = self.encoder or real_encoder()
+        self.settings = {"kafka": {"topics": ["documents"]}, **self.settings}
         self.watched = Watched(self.directory, encoder=own, settings=self.settings)
         self.own = own
         if self.judged_documents:
@@ -205,11 +209,23 @@ class World(AbstractContextManager["World"]):
         self.end_day()
 
     def end_day(self) -> None:
-        """Midnight: what the probes see is the day that has just ended."""
+        """Midnight: what the probes see is the day that has just ended; tombstones are purged.
+
+        The embedded engine walks past every one of them in each request.
+        """
         self.day += 1
         from datetime import UTC, datetime
 
         self.watched.now = datetime.fromtimestamp(self.start_ms / 1000, UTC)
+        purge_tombstones(
+            self.watched.qdrant,
+            self.watched.settings,
+            self.watched.version,
+            topics=[TopicRetention("documents", "source", "delete", DAY_MS, DAY_MS)],
+            lag=lambda _: [PartitionLag("documents", 0, 0, None, committed=1 << 40)],
+            older_than_days=1,
+            now=lambda: time.time() + 400 * DAY_MS / 1000,
+        )
 
     def look(self, probe: Probe, **arguments: Any) -> ProbeResult:
         """Runs a probe."""

@@ -44,7 +44,7 @@ MOST = 0.05
 GOOD_DAYS, WINDOWS = (21, 60) if ACCEPTANCE else (21, 4)
 """Ordinary days that the control learns from, and the days that are counted; the harmless change
 begins with the latter where it is one that begins."""
-PER_DAY, OLD, JUDGED, QUERIES = (200, 1000, 400, 200) if ACCEPTANCE else (60, 400, 300, 100)
+PER_DAY, OLD, JUDGED, QUERIES = (200, 1000, 400, 100) if ACCEPTANCE else (60, 400, 300, 100)
 POOL = 31_000 if ACCEPTANCE else 3_000
 """A fifth of the stream's documents is another every day."""
 SETTINGS = (
