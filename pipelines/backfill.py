@@ -22,7 +22,6 @@ from typing import Any
 import apache_beam as beam
 import structlog
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.typehints import with_output_types
 
 from pipelines.core.backfill_progress import (
@@ -61,6 +60,7 @@ from pipelines.core.throttle import Freshness, FreshnessReader, LatestFreshness,
 from pipelines.core.versions import Version, list_versions, live_version_name, open_version
 from pipelines.core.writing import Written
 from pipelines.io.freshness import live_freshness
+from pipelines.io.in_process import InProcessRunner
 from pipelines.io.version import DocumentBatch, ReadFromVersion
 
 __all__ = [
@@ -567,7 +567,7 @@ def _run_pipeline(
     stop: threading.Event,
 ) -> None:
     pipeline = beam.Pipeline(
-        runner=FnApiRunner() if runner is None else runner,
+        runner=InProcessRunner() if runner is None else runner,
         options=PipelineOptions(list(options)),
     )
     backfill_pipeline(pipeline, spec, ranges)

@@ -17,7 +17,6 @@ from typing import Any
 import apache_beam as beam
 import structlog
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from pipelines.core.accounting import ACCOUNT, Counts
 from pipelines.core.control import Control
@@ -46,6 +45,7 @@ from pipelines.core.versions import (
     live_version_name,
     open_version,
 )
+from pipelines.io.in_process import InProcessRunner
 from pipelines.io.kafka import (
     STOP,
     ReadFromKafka,
@@ -374,7 +374,7 @@ def _run_pipeline(
     until_caught_up: bool,
 ) -> bool:
     """True when the job was cancelled because all that it had to commit is committed."""
-    engine: Any = FnApiRunner() if runner == "in-process" else runner
+    engine: Any = InProcessRunner() if runner == "in-process" else runner
     options = PipelineOptions(["--streaming", *pipeline_options])
     pipeline = beam.Pipeline(runner=engine, options=options)
     # Elsewhere than in process the source never ends: Flink would mark its splits done for ever,
