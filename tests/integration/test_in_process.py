@@ -34,13 +34,14 @@ class Provider(beam.transforms.core.RestrictionProvider):
         return restriction.size()
 
 
+LEFT = beam.DoFn.RestrictionParam(Provider())
+
+
 class OneABundle(beam.DoFn):
     """As a source does that goes on for ever: one step, and the rest in the next bundle."""
 
     @beam.DoFn.unbounded_per_element()
-    def process(
-        self, element: int, tracker: Any = beam.DoFn.RestrictionParam(Provider())
-    ) -> Iterator[int]:
+    def process(self, element: int, tracker: Any = LEFT) -> Iterator[int]:
         position = tracker.current_restriction().start
         if tracker.try_claim(position):
             yield position
