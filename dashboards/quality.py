@@ -375,8 +375,9 @@ def _drift() -> list[list[Panel]]:
             table(
                 "References in force",
                 "What the drift test compares with, and what it last decided in the time shown. An "
-                "old one where the content has changed for good: `plumbline monitor reference "
-                "set --reason …` takes a new one.",
+                "old one where the content has changed for good, and one at a usual distance of ten "
+                "standard deviations or more, hide what changes: `plumbline monitor reference set "
+                "--reason …` takes a new one.",
                 [
                     Query(
                         "1000 * "
@@ -385,6 +386,7 @@ def _drift() -> list[list[Panel]]:
                     Query(latest("plumbline_drift_baseline_windows", "kind")),
                     Query(latest("plumbline_drift_baseline_trusted", "kind")),
                     Query(latest("plumbline_drift_alarm", "kind")),
+                    Query(latest("plumbline_drift_baseline_statistic", "kind")),
                 ],
                 columns={
                     "version": "Version",
@@ -393,6 +395,7 @@ def _drift() -> list[list[Panel]]:
                     "Value #B": "Known-good windows",
                     "Value #C": "Enough to alarm",
                     "Value #D": "Alarm",
+                    "Value #E": "Usual distance",
                 },
                 units={"Taken": "dateTimeFromNow"},
                 mappings={
