@@ -375,8 +375,8 @@ def _drift() -> list[list[Panel]]:
             table(
                 "References in force",
                 "What the drift test compares with, and what it last decided in the time shown. An "
-                "old one where the content has changed for good, and one at a usual distance of ten "
-                "standard deviations or more, hide what changes: `plumbline monitor reference set "
+                "old one where the content has changed for good, and one at a usual distance of "
+                "ten standard deviations or more, hide changes: `plumbline monitor reference set "
                 "--reason …` takes a new one.",
                 [
                     Query(

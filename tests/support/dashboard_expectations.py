@@ -169,6 +169,7 @@ References in force / A: version, kind=documents
 References in force / B: version, kind=documents
 References in force / C: version, kind=documents
 References in force / D: version, kind=documents
+References in force / E: version, kind=documents
 Recall of the approximate index / A: version, source=stored|golden
 Recall of the approximate index / B: version, source=stored|golden
 Recall of the approximate index / C: version
