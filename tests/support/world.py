@@ -11,8 +11,8 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from pipelines.core.settings import ContractSettings, RuntimeSettings
 from tests.support.corpora import Corpus, Document
 from tests.support.probing import FIRST_TIMESTAMP, Remembering, Watched
 
-__all__ = ["DAY_MS", "NEEDS", "World", "parts", "real_encoder"]
+__all__ = ["DAY_MS", "NEEDS", "World", "judged", "living", "parts", "real_encoder"]
 
 NEEDS = ("arxiv-2025", "scifact", "banking77")
 
@@ -261,3 +261,32 @@ class World(AbstractContextManager["World"]):
         # The smallest of exponential waiting times: sampling without replacement by weight.
         ranked = sorted(self._fresh, key=lambda p: self.dice.expovariate(1.0) / weight[p.label])
         return ranked[:count]
+
+
+@contextmanager
+def living(
+    directory: Path,
+    seed: int,
+    *,
+    drift: Mapping[str, Any],
+    queries: int | None = None,
+    **life: Any,
+) -> Iterator[World]:
+    """A world of this seed with judged documents and their queries, asked as fast as can be.
+
+    Parameters
+    ----------
+    drift
+        Settings of the drift probe.
+    queries
+        How many, the first ones; default: all.
+    life
+        Of `World`.
+    """
+    golden = directory / "golden"
+    settings = {
+        "monitor": {"golden": {"file": str(golden), "queries_per_second": 1e6}, "drift": drift}
+    }
+    with World(directory / "store", seed, settings=settings, **life) as world:
+        world.golden_file(golden, queries)
+        yield world

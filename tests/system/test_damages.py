@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from pipelines.core.points import point_id
 from pipelines.core.worker_reports import WorkerReporter
 from tests.support.corpora import DATA, Corpus, Document, missing
 from tests.support.damage import damaged, fine_tuned
-from tests.support.world import DAY_MS, NEEDS, World, judged
+from tests.support.world import DAY_MS, NEEDS, World, judged, living
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(14_400)]
 PAIRS = DATA / "stsb" / "en-train.csv"
@@ -201,27 +200,6 @@ DAILY = tuple(dict.fromkeys(damage.probe for damage in DAMAGES if damage.days > 
 """Those that learn from ordinary days, and look on each."""
 
 
-@contextmanager
-def living(directory: Path, seed: int, **arguments: object) -> Iterator[World]:
-    """A world of this seed with judged documents and their queries."""
-    golden = directory / "golden"
-    settings = {
-        "monitor": {"golden": {"file": str(golden), "queries_per_second": 1e6}, "drift": DRIFT}
-    }
-    with World(
-        directory / "store",
-        seed,
-        per_day=PER_DAY,
-        old=OLD,
-        judged_documents=JUDGED,
-        pool=POOL,
-        settings=settings,
-        **arguments,
-    ) as world:
-        world.golden_file(golden)
-        yield world
-
-
 def _noticed(world: World, damage: Damage) -> tuple[int, ProbeResult]:
     """The day on which the probe alarmed, from 1, or 0, and its last answer."""
     probe = damage.probe()
@@ -245,12 +223,19 @@ def test_every_damage_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[s
         directory = tmp_path / str(seed)
         directory.mkdir()
         with living(
-            directory, seed, kept_back=(flooded, round(WINDOWS * PER_DAY * FLOOD))
+            directory,
+            seed,
+            drift=DRIFT,
+            per_day=PER_DAY,
+            old=OLD,
+            judged_documents=JUDGED,
+            pool=POOL,
+            kept_back=(flooded, round(WINDOWS * PER_DAY * FLOOD)),
         ) as world:
             for _ in range(GOOD_DAYS):
                 world.live()
-                for kind in DAILY:
-                    _count(false, kind(), world.look(kind()))
+                for probe in (kind() for kind in DAILY):
+                    _count(false, probe, world.look(probe))
             for probe in (IntegrityProbe(), FidelityProbe(), CanaryProbe()):
                 _count(false, probe, world.look(probe))
             caught = lambda _: [PartitionLag("documents", 0, 0, None)]  # noqa: E731

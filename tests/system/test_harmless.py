@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from monitors.probes.integrity import IntegrityProbe
 from pipelines.core.encoder import Encoded
 from pipelines.core.lag import PartitionLag
 from tests.support.corpora import missing
-from tests.support.world import NEEDS, World, real_encoder
+from tests.support.world import NEEDS, World, living, real_encoder
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(14_400)]
 REASON = missing(*NEEDS)
@@ -96,26 +95,6 @@ class HalfStored:
         return replace(encoded, vectors=encoded.vectors.astype(np.float16).astype(np.float32))
 
 
-@contextmanager
-def living(directory: Path, seed: int, kind: Kind) -> Iterator[World]:
-    golden = directory / "golden"
-    settings = {
-        "monitor": {"golden": {"file": str(golden), "queries_per_second": 1e6}, "drift": SETTINGS}
-    }
-    with World(
-        directory / "store",
-        seed,
-        per_day=PER_DAY,
-        old=OLD,
-        judged_documents=JUDGED,
-        pool=POOL,
-        settings=settings,
-        **kind.life,
-    ) as world:
-        world.golden_file(golden, QUERIES)
-        yield world
-
-
 def looked(world: World) -> list[str]:
     """Probes that learn from windows, and every fourth day all others; the alarms, in words."""
     caught = {"lag": lambda _: [PartitionLag("documents", 0, 0, None)]}
@@ -155,7 +134,17 @@ def test_no_probe_alarms_while_nothing_is_wrong(
             begun = time.monotonic()
             directory = tmp_path / f"{name}-{seed}"
             directory.mkdir()
-            with living(directory, seed, KINDS[name]) as world:
+            with living(
+                directory,
+                seed,
+                drift=SETTINGS,
+                queries=QUERIES,
+                per_day=PER_DAY,
+                old=OLD,
+                judged_documents=JUDGED,
+                pool=POOL,
+                **KINDS[name].life,
+            ) as world:
                 found = alarms(world, KINDS[name])
             streams[name].append(found)
             with capsys.disabled():
