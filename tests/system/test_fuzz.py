@@ -37,3 +37,22 @@ def test_nothing_is_found(target: str, acceptance: bool) -> None:
     assert runs is not None, output[-2_000:]
     print(f"{target}: {runs[1]} inputs in {seconds} s")
     assert int(runs[1]) > 20 * seconds, output[-2_000:]
+
+
+@pytest.mark.skipif(find_spec("atheris") is None, reason="atheris has no wheel for this platform")
+def test_memory_of_who_started_it_does_not_count() -> None:
+    """Linux hands a process's peak on through `exec`; libFuzzer would take it for the fuzzer's."""
+    large = (
+        "import subprocess, sys\n"
+        "held = b'1' * 1_600_000_000\n"
+        "sys.exit(subprocess.run([sys.executable, '-m', 'tests.fuzz', *sys.argv[1:]]).returncode)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", large, "contract", "--seconds", "1"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6_000:]
