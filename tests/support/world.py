@@ -11,6 +11,7 @@ import random
 import re
 import shutil
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -87,6 +88,8 @@ class World(AbstractContextManager["World"]):
     ----------
     directory
         For the embedded store.
+    url
+        Of a Qdrant server instead, on which the index has a name of its own until the end.
     seed
         Of the order in which documents come and of what happens to them.
     per_day
@@ -111,6 +114,7 @@ class World(AbstractContextManager["World"]):
 
     directory: Path
     seed: int
+    url: str | None = None
     per_day: int = 500
     old: int = 2000
     judged_documents: int = 1200
@@ -136,7 +140,16 @@ class World(AbstractContextManager["World"]):
         self._alive: list[str] = []
         own = self.encoder or real_encoder()
         self.settings = {"kafka": {"topics": ["documents"]}, **self.settings}
-        self.watched = Watched(self.directory, encoder=own, settings=self.settings)
+        self.watched = (
+            Watched(self.directory, encoder=own, settings=self.settings)
+            if self.url is None
+            else Watched(
+                url=self.url,
+                index=f"world-{uuid.uuid4().hex[:12]}",
+                encoder=own,
+                settings=self.settings,
+            )
+        )
         self.own = own
         if self.judged_documents:
             # Long ago, so that no day's window holds them.
@@ -148,10 +161,16 @@ class World(AbstractContextManager["World"]):
         self.end_day()
 
     def __exit__(self, *_: object) -> None:
+        if self.url is not None:
+            self.watched.qdrant.call("delete_collection", self.watched.version.name)
         self.watched.__exit__()
 
     def fork(self, directory: Path) -> Self:
-        """The same index once more, at this moment, in another folder; this one is closed."""
+        """The same index once more, at this moment, in another folder; this one is closed.
+
+        Only on the embedded store, whose files are copied.
+        """
+        assert self.url is None
         self.watched.__exit__()
         shutil.copytree(self.directory, directory)
         other = copy.copy(self)
