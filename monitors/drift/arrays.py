@@ -1,11 +1,11 @@
-"""Names of the arrays that detectors share."""
+"""The arrays that detectors share."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Floats", "Labellings", "Values"]
+__all__ = ["Floats", "Labellings", "Values", "centred"]
 
 Floats = npt.NDArray[np.float32]
 """Vectors or features, one a row."""
@@ -16,3 +16,8 @@ The first column is what was observed."""
 
 Values = npt.NDArray[np.float64]
 """Shape (1 + permutations,): a statistic under each labelling, the observed one first."""
+
+
+def centred(rows: Floats) -> Floats:
+    """The rows with their mean at the origin."""
+    return np.asarray(rows - rows.mean(axis=0, dtype=np.float64).astype(np.float32))

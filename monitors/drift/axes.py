@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import eigh
 
 from monitors.drift.arrays import Floats
 
 __all__ = ["Axes", "principal_axes"]
 
-_LEAST_SHARE = 1e-9
+_LEAST_SHARE = 1e-6
 """Axes with less than this share of the largest variance are rounding noise."""
 
 
@@ -35,12 +36,13 @@ class Axes:
         return Axes(np.ascontiguousarray(self.scores[:, :axes]), self.variances[:axes])
 
 
-def principal_axes(vectors: Floats, most: int) -> Axes:
+def principal_axes(centred: Floats, most: int) -> Axes:
     """The `most` leading axes of these rows, or as many as there are."""
-    centred = vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-    covariance = (centred.T @ centred).astype(np.float64) / len(centred)
-    variances, vectors = np.linalg.eigh(covariance)
-    keep = np.argsort(variances)[::-1][:most]
-    keep = keep[variances[keep] > _LEAST_SHARE * variances[keep[0]]]
-    scores = centred @ vectors[:, keep].astype(np.float32)
-    return Axes(np.ascontiguousarray(scores), variances[keep])
+    covariance = centred.T @ centred
+    width = len(covariance)
+    found = eigh(covariance, subset_by_index=[max(0, width - most), width - 1])
+    scores = np.ascontiguousarray(centred @ found[1][:, ::-1])
+    # Of the scores themselves, whose units they are: more exact than what was found in float32.
+    variances = np.einsum("ij,ij->j", scores, scores, dtype=np.float64) / len(scores)
+    keep = variances > _LEAST_SHARE * variances.max()
+    return Axes(np.ascontiguousarray(scores[:, keep]), variances[keep])

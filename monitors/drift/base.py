@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Protocol
 
-from monitors.drift.arrays import Floats, Labellings, Values
+from monitors.drift.arrays import Floats, Labellings, Values, centred
 from monitors.drift.axes import Axes, principal_axes
+from monitors.drift.distances import Distances
 from pipelines.core.errors import PlumblineError
 
 __all__ = ["Detector", "DriftTest", "Pooled", "SampleError"]
@@ -46,9 +47,19 @@ class Pooled:
         return self.reference + self.current
 
     @cached_property
+    def centred(self) -> Floats:
+        """Its vectors, their mean at the origin."""
+        return centred(self.vectors)
+
+    @cached_property
     def axes(self) -> Axes:
         """Its leading principal axes, at most 64: the same under every labelling."""
-        return principal_axes(self.vectors, _AXES)
+        return principal_axes(self.centred, _AXES)
+
+    @cached_property
+    def distances(self) -> Distances:
+        """Between its rows: the same under every labelling."""
+        return Distances(self.centred, keep=True)
 
 
 class Detector(Protocol):

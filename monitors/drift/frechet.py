@@ -44,8 +44,10 @@ class Frechet:
         # The diagonal is met once in the sum over i and j, everything else twice.
         times = np.where(left == right, 1.0, 2.0)
         scale = np.sqrt(times / (2 * (axes.variances[left] + axes.variances[right])))
-        products = axes.scores[:, left] * axes.scores[:, right] * scale.astype(np.float32)
+        # A row for each product: rows of an array are gathered many times faster than columns.
+        scores = np.ascontiguousarray(axes.scores.T)
+        products = scores[left] * scores[right] * scale.astype(np.float32)[:, None]
         between()
         means = mean_differences(axes.scores, weights)
-        covariances = mean_differences(products, weights)
+        covariances = mean_differences(products.T, weights)
         return np.asarray((means**2).sum(axis=0) + (covariances**2).sum(axis=0))

@@ -1,93 +1,52 @@
-"""Sums over Gaussian kernel matrices, block by block, so that no whole matrix is ever held."""
+"""Sums over a Gaussian kernel matrix, block by block."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
-from monitors.drift.arrays import Floats, Labellings
+from monitors.drift.arrays import Labellings
+from monitors.drift.distances import Distances
 from monitors.drift.permutations import KernelSums
 
-__all__ = ["gaussian_sums", "mean_squared_distance"]
-
-_BLOCK = 512
-"""Rows at a time: a block of 512 by 10,000 in float32 takes 20 MB."""
-
-
-def mean_squared_distance(vectors: Floats) -> float:
-    """Mean of ‖x − y‖² over all pairs of two rows.
-
-    In place of the median, which it is close to in many dimensions: it has a closed form and
-    does not depend on the order of the rows, so that permuting labels stays exact.
-    """
-    wide = vectors.astype(np.float64)
-    return float(2.0 * wide.var(axis=0, ddof=1).sum())
+__all__ = ["gaussian_sums"]
 
 
 def gaussian_sums(
-    vectors: Floats,
-    labels: Labellings,
-    halvings: Sequence[int],
-    between: Callable[[], None],
-) -> list[KernelSums]:
-    """Sums over exp(−2ʰ ‖x − y‖² / s), s the mean squared distance, for each h of `halvings`.
+    distances: Distances, labels: Labellings, sharpness: float, between: Callable[[], None]
+) -> KernelSums:
+    """Sums over exp(−c ‖x − y‖² / s), s the mean squared distance.
 
     Parameters
     ----------
-    halvings
-        How often the squared bandwidth is halved, ascending from 0: the kernel squared.
+    sharpness
+        c. At 1 a pair at the mean distance counts 1/e.
     between
         Called between blocks.
     """
-    rows = len(vectors)
-    centred = vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-    squared = np.einsum("ij,ij->i", centred, centred)
-    scale = np.float32(1.0 / mean_squared_distance(vectors))
+    scale = np.float32(-sharpness / distances.mean)
     # MMD² does not change when a constant is taken off the kernel; the sums lose fewer digits.
-    shifts = [np.float32(np.exp(-(2.0**halving))) for halving in halvings]
-    within = np.zeros((len(halvings), labels.shape[1]))
-    touching = np.zeros_like(within)
-    totals = np.zeros(len(halvings))
-    for start in range(0, rows, _BLOCK):
-        between()
-        stop = min(start + _BLOCK, rows)
-        # The matrix is symmetric: a block row from its diagonal block on.
-        kernel = centred[start:stop] @ (centred[start:] * (2 * scale)).T
-        kernel -= (squared[start:stop] * scale)[:, None]
-        kernel -= (squared[start:] * scale)[None, :]
+    shift = np.float32(np.exp(-sharpness))
+    within = np.zeros(labels.shape[1])
+    touching = np.zeros(labels.shape[1])
+    total = 0.0
+    ones = np.ones(len(distances), dtype=np.float32)
+    for start, stop, block in distances.blocks(between, onward=True):
+        kernel = block * scale
         np.exp(kernel, out=kernel)
-        done = 0
-        for number, (halving, shift) in enumerate(zip(halvings, shifts, strict=True)):
-            for _ in range(halving - done):
-                np.multiply(kernel, kernel, out=kernel)
-            done = halving
-            block = kernel - shift
-            width = stop - start
-            np.fill_diagonal(block[:, :width], 0.0)
-            # Every pair is met once off the diagonal block and twice within it.
-            block[:, :width] *= np.float32(0.5)
-            _add(block, labels, start, stop, within[number], touching[number])
-            totals[number] += 2.0 * float(block.sum(dtype=np.float64))
-    return [
-        KernelSums(2.0 * within[number], touching[number], float(totals[number]))
-        for number in range(len(halvings))
-    ]
-
-
-def _add(
-    block: Floats,
-    labels: Labellings,
-    start: int,
-    stop: int,
-    within: npt.NDArray[np.float64],
-    touching: npt.NDArray[np.float64],
-) -> None:
-    """Adds what a block row gives to zᵀKz / 2 and to zᵀK1."""
-    products = block @ labels[start:]
-    mine = labels[start:stop]
-    within += np.einsum("ij,ij->j", mine, products, dtype=np.float64)
-    # zᵀK1 over unordered pairs: each pair counts once for either end that z marks.
-    touching += block.sum(axis=1, dtype=np.float64) @ mine
-    touching += products.sum(axis=0, dtype=np.float64)
+        kernel -= shift
+        width = stop - start
+        # No document is paired with itself.
+        np.fill_diagonal(kernel[:, :width], 0.0)
+        # Every pair is met once off the diagonal block and twice within it.
+        kernel[:, :width] *= np.float32(0.5)
+        products = kernel @ labels[start:]
+        mine = labels[start:stop]
+        sums = (kernel @ ones[start:]).astype(np.float64)
+        within += np.einsum("ij,ij->j", mine, products, dtype=np.float64)
+        # zᵀK1 over unordered pairs: each pair counts once for either end that z marks.
+        touching += sums @ mine
+        touching += products.sum(axis=0, dtype=np.float64)
+        total += float(sums.sum())
+    return KernelSums(2.0 * within, touching, 2.0 * total)

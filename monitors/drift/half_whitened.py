@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from monitors.drift.arrays import Labellings, Values
+from monitors.drift.arrays import Labellings, Values, centred
 from monitors.drift.base import Pooled
+from monitors.drift.distances import Distances
 from monitors.drift.gaussian import gaussian_sums
 from monitors.drift.permutations import unbiased_mmd2
 
@@ -17,9 +18,8 @@ __all__ = ["HalfWhitenedMMD"]
 _AXES = 16
 """Topics lie along the leading axes; 32 and 64 saw them less well."""
 
-_HALVINGS = 1
-"""Of the squared bandwidth: in few dimensions a topic is nearer to itself than the mean distance
-says."""
+_SHARPNESS = 2.0
+"""Of the kernel: in few dimensions a topic is nearer to itself than the mean distance says."""
 
 
 class HalfWhitenedMMD:
@@ -41,5 +41,5 @@ class HalfWhitenedMMD:
         axes = pooled.axes.leading(_AXES)
         between()
         scaled = np.asarray(axes.scores / np.sqrt(np.sqrt(axes.variances)), dtype=np.float32)
-        (sums,) = gaussian_sums(scaled, labels, [_HALVINGS], between)
+        sums = gaussian_sums(Distances(centred(scaled), keep=False), labels, _SHARPNESS, between)
         return unbiased_mmd2(sums, pooled.reference, pooled.current)

@@ -25,5 +25,5 @@ class MMD:
 
     def values(self, pooled: Pooled, labels: Labellings, between: Callable[[], None]) -> Values:
         """Unbiased MMD² under each labelling."""
-        (sums,) = gaussian_sums(pooled.vectors, labels, [0], between)
+        sums = gaussian_sums(pooled.distances, labels, 1.0, between)
         return unbiased_mmd2(sums, pooled.reference, pooled.current)

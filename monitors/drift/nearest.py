@@ -9,11 +9,10 @@ import numpy as np
 
 from monitors.drift.arrays import Floats, Labellings, Values
 from monitors.drift.base import Pooled
+from monitors.drift.distances import Distances
 from monitors.drift.permutations import contrasts, mean_differences
 
 __all__ = ["NearestNeighbour"]
-
-_BLOCK = 512
 
 
 class NearestNeighbour:
@@ -31,24 +30,15 @@ class NearestNeighbour:
 
     def values(self, pooled: Pooled, labels: Labellings, between: Callable[[], None]) -> Values:
         """The absolute difference under each labelling."""
-        distances = _nearest_squared_distances(pooled.vectors, between)
+        distances = _nearest_squared_distances(pooled.distances, between)
         differences = mean_differences(distances[:, None], contrasts(pooled, labels))
         return np.asarray(np.abs(differences[0]))
 
 
-def _nearest_squared_distances(vectors: Floats, between: Callable[[], None]) -> Floats:
+def _nearest_squared_distances(distances: Distances, between: Callable[[], None]) -> Floats:
     """Of each row to the nearest other row; shape (n,)."""
-    centred = vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-    squared = np.einsum("ij,ij->i", centred, centred)
-    found = np.full(len(centred), np.inf, dtype=np.float32)
-    for start in range(0, len(centred), _BLOCK):
-        between()
-        stop = min(start + _BLOCK, len(centred))
-        # The matrix is symmetric: a block row from its diagonal block on serves both ends.
-        block = centred[start:stop] @ (-2 * centred[start:]).T
-        block += squared[start:stop, None]
-        block += squared[None, start:]
-        np.fill_diagonal(block[:, : stop - start], np.inf)
+    found = np.full(len(distances), np.inf, dtype=np.float32)
+    for start, stop, block in distances.blocks(between, onward=True):
         np.minimum(found[start:stop], block.min(axis=1), out=found[start:stop])
         np.minimum(found[start:], block.min(axis=0), out=found[start:])
     return np.maximum(found, np.float32(0))

@@ -175,7 +175,8 @@ def _one_of_each(vectors: Floats, random: np.random.Generator) -> npt.NDArray[np
     plain = np.ascontiguousarray(vectors + np.float32(0))
     keys = plain.view(np.dtype((np.void, plain.dtype.itemsize * plain.shape[1]))).ravel()
     order = random.permutation(len(keys))
-    _, first = np.unique(keys[order], return_index=True)
+    _, value = np.unique(keys, return_inverse=True)
+    _, first = np.unique(value[order], return_index=True)
     order = order[np.sort(first)]
     rows: npt.NDArray[np.intp] = np.sort(order[_first_of_each(vectors[order])])
     return rows
@@ -193,18 +194,18 @@ def _first_of_each(vectors: Floats) -> npt.NDArray[np.bool_]:
     places = vectors.astype(np.float64) @ (directions / np.linalg.norm(directions, axis=0))
     order = np.argsort(places[:, 0], kind="stable")
     first = np.arange(len(vectors))
-    step = 1
-    while step < len(order):
-        left, right = order[:-step], order[step:]
-        close = places[right, 0] - places[left, 0] <= allowed
-        if not close.any():
+    places = places[order]
+    near = np.arange(len(order))
+    for step in range(1, len(order)):
+        # Who is not close to the next one on the line is not close to the one after it.
+        near = near[: np.searchsorted(near, len(order) - step)]
+        near = near[places[near + step, 0] - places[near, 0] <= allowed]
+        if not near.size:
             break
-        left, right = left[close], right[close]
-        close = (np.abs(places[right, 1:] - places[left, 1:]) <= allowed).all(axis=1)
-        left, right = left[close], right[close]
+        close = (np.abs(places[near + step, 1:] - places[near, 1:]) <= allowed).all(axis=1)
+        left, right = order[near[close]], order[near[close] + step]
         apart = np.linalg.norm(vectors[left].astype(np.float64) - vectors[right], axis=1)
         # The least row number among the copies found so far stands for them all.
         for one, other in zip(left[apart <= allowed], right[apart <= allowed], strict=True):
             first[one] = first[other] = min(first[one], first[other])
-        step += 1
     return np.asarray(first == np.arange(len(vectors)))
