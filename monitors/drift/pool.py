@@ -85,9 +85,9 @@ class Pool:
         """How far a window lies above what was to be expected, and the same of the known-good ones.
 
         Of each score, its season's level is taken off (the mean over the season's other windows,
-        drawn towards the common mean), and then the part of the predecessor's deviation that
-        usually carries over (autocorrelation at lag 1, not below 0). Each known-good window is
-        treated as the new one is: its season's level is that of the others.
+        drawn towards the common mean), and then the part of the predecessor's deviation that may
+        carry over (autocorrelation at lag 1, as much as it can well be: `_memory`). Each known-good
+        window is treated as the new one is: its season's level is that of the others.
 
         Parameters
         ----------
@@ -176,7 +176,9 @@ def spreads(value: float, known_good: npt.NDArray[np.float64]) -> float:
 
 
 def _memory(deviations: npt.NDArray[np.float64]) -> float:
-    """Autocorrelation at lag 1 between 0 and .9; 0 while there are too few windows to say.
+    """How much may carry over to the next window: an upper bound of the autocorrelation at lag 1.
+
+    Between 0 and .9; 0 while there are too few windows to say.
 
     Estimated about a mean that is estimated too, it is too small by (1 + 3r) / n on average
     (Marriott and Pope 1954, "Bias in the Estimation of Autocorrelations"); that is made good, and

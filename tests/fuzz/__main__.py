@@ -11,6 +11,7 @@ that belongs into `tests/fuzz/found.py`.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import sys
 import tempfile
@@ -74,15 +75,20 @@ def main() -> None:
 
 
 def _become_a_child() -> None:
-    """Returns in a child; the process itself waits for it and ends as it ends.
+    """Returns in a child; the process itself waits for it and ends with its exit code.
 
     libFuzzer holds `ru_maxrss` against its limit, and Linux hands that on through `exec`: a fuzzer
     that a process of 2 GB has started counts as one of 2 GB. Only `fork` begins at nought.
     """
+    parent = os.getpid()
     child = os.fork()
     if child:
         _, status = os.waitpid(child, 0)
         os._exit(os.waitstatus_to_exitcode(status) % 256)
+    # PR_SET_PDEATHSIG: SIGKILL when the parent ends, so that whoever ends that one ends the fuzzer.
+    ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 if __name__ == "__main__":

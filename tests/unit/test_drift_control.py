@@ -11,7 +11,7 @@ from scipy.stats import binom
 
 from monitors.drift.betting import bets, conformal_p_value
 from monitors.drift.control import SequentialControl
-from monitors.drift.pool import MOST_WINDOWS, spreads
+from monitors.drift.pool import MOST_WINDOWS, _memory, spreads
 from monitors.drift.tail import tail_p_value
 from pipelines.core.errors import SettingsError
 
@@ -165,6 +165,17 @@ def test_memory_is_bounded():
     feed(control, normal(7, MOST_WINDOWS + 50), step=HOUR, seasons=True)
     assert control.baseline_size == MOST_WINDOWS
     assert len(json.dumps(control.to_json())) < 200_000
+
+
+@pytest.mark.parametrize(("windows", "correlation"), [(30, 0.0), (30, 0.5), (400, 0.5)])
+def test_what_carries_over_is_rarely_taken_for_less(windows, correlation):
+    """Two standard errors above what is found: at most 5 % lie below, and no more above."""
+    found = []
+    for seed in range(300):
+        series = normal(1_000 + seed, windows, correlation)
+        found.append(_memory(series - series.mean()))
+    assert np.mean(np.array(found) < correlation) <= 0.05
+    assert np.mean(found) <= correlation + 2 / np.sqrt(windows) + 0.05
 
 
 def test_overlapping_windows_are_no_new_evidence():
