@@ -19,11 +19,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+from qdrant_client import models
+
 from monitors.probes.base import Probe, ProbeResult
+from pipelines.core.control import Control
 from pipelines.core.encoder import PACKAGED_MODEL, load_encoder
 from pipelines.core.lag import PartitionLag
 from pipelines.core.purge import TopicRetention, purge_tombstones
 from pipelines.core.settings import ContractSettings, RuntimeSettings
+from pipelines.core.worker_reports import read_reports, remove_report
 from tests.support.corpora import Corpus, Document
 from tests.support.probing import FIRST_TIMESTAMP, Remembering, Watched
 
@@ -34,6 +38,9 @@ NEEDS = ("arxiv-2025", "scifact", "banking77")
 DAY_MS = 86_400_000
 
 _SENTENCES = 2
+
+_BATCH = 500
+"""Points read or written at a time."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,8 @@ class World(AbstractContextManager["World"]):
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._points: list[models.PointStruct] | None = None
+        self._forked_from: World | None = None
         self.dice = random.Random(self.seed)
         self._fresh = list(parts()[: self.pool])
         self.dice.shuffle(self._fresh)
@@ -161,31 +170,51 @@ class World(AbstractContextManager["World"]):
         self.end_day()
 
     def __exit__(self, *_: object) -> None:
+        if self._forked_from is not None:
+            self._forked_from._put_back()
+            return
         if self.url is not None:
             self.watched.qdrant.call("delete_collection", self.watched.version.name)
         self.watched.__exit__()
 
     def fork(self, directory: Path) -> Self:
-        """The same index once more, at this moment, in another folder; this one is closed.
+        """The same index once more, at this moment; this one rests from then on.
 
-        Only on the embedded store, whose files are copied.
+        On the embedded store another folder has it, and this one is closed. On a server it is the
+        same collection, and what a fork does to it is undone when that ends.
         """
-        assert self.url is None
-        self.watched.__exit__()
-        shutil.copytree(self.directory, directory)
         other = copy.copy(self)
-        other.directory = directory
         other.dice = copy.deepcopy(self.dice)
         other._fresh = list(self._fresh)
         other._reserve = list(self._reserve)
         other._alive = list(self._alive)
         before = self.watched
-        other.watched = Watched(directory, encoder=self.own, settings=self.settings)
+        if self.url is None:
+            before.__exit__()
+            shutil.copytree(self.directory, directory)
+            other.directory = directory
+            other.watched = Watched(directory, encoder=self.own, settings=self.settings)
+            other.watched.now = before.now
+            other.watched._offset, other.watched._runs = before._offset, before._runs
+        else:
+            if self._points is None:
+                self._points = _all_points(before)
+            other.watched = copy.copy(before)
+            other._forked_from = self
         for name in ("references", "state", "baseline"):
             setattr(other.watched, name, copy.deepcopy(getattr(before, name)))
-        other.watched.now = before.now
-        other.watched._offset, other.watched._runs = before._offset, before._runs
         return other
+
+    def _put_back(self) -> None:
+        """What the collection held when it was forked, and no worker's report."""
+        qdrant, name = self.watched.qdrant, self.watched.version.name
+        everything = models.FilterSelector(filter=models.Filter())
+        qdrant.call("delete", name, points_selector=everything, wait=True)
+        points = self._points or []
+        for start in range(0, len(points), _BATCH):
+            qdrant.call("upsert", name, points=points[start : start + _BATCH], wait=True)
+        for report in read_reports(Control(qdrant), name):
+            remove_report(qdrant, report)
 
     @property
     def start_ms(self) -> int:
@@ -280,6 +309,26 @@ class World(AbstractContextManager["World"]):
         # The smallest of exponential waiting times: sampling without replacement by weight.
         ranked = sorted(self._fresh, key=lambda p: self.dice.expovariate(1.0) / weight[p.label])
         return ranked[:count]
+
+
+def _all_points(watched: Watched) -> list[models.PointStruct]:
+    found: list[models.PointStruct] = []
+    offset = None
+    while True:
+        points, offset = watched.qdrant.call(
+            "scroll",
+            watched.version.name,
+            limit=_BATCH,
+            offset=offset,
+            with_vectors=True,
+            with_payload=True,
+        )
+        found += [
+            models.PointStruct(id=point.id, vector=point.vector, payload=point.payload)
+            for point in points
+        ]
+        if offset is None:
+            return found
 
 
 @contextmanager

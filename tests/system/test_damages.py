@@ -2,7 +2,8 @@
 
 Every damage comes after days of ordinary life, and ordinary life goes on while it does its harm.
 One seed by default; `make acceptance` does twenty and prints the table. Which damages, by the names
-of their probes: PLUMBLINE_TEST_DAMAGES=canary,fidelity.
+of their probes: PLUMBLINE_TEST_DAMAGES=canary,fidelity. PLUMBLINE_TEST_QDRANT_URL names a server
+to use instead of the embedded engine, on which the long form takes three times as long.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pipelines.core.points import point_id
 from pipelines.core.worker_reports import WorkerReporter
 from tests.support.corpora import DATA, Corpus, Document, missing
 from tests.support.damage import damaged, fine_tuned
+from tests.support.qdrant_server import REAL_SERVER
 from tests.support.world import DAY_MS, NEEDS, World, judged, living
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(14_400)]
@@ -225,6 +227,7 @@ def test_every_damage_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[s
         with living(
             directory,
             seed,
+            url=os.environ.get(REAL_SERVER),
             drift=DRIFT,
             per_day=PER_DAY,
             old=OLD,
