@@ -11,7 +11,6 @@ that belongs into `tests/fuzz/found.py`.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import sys
 import tempfile
@@ -24,6 +23,7 @@ with atheris.instrument_imports(include=["pipelines.core", "pipelines.cli", "mon
     from tests.fuzz.targets import TARGETS
 
 from tests.fuzz.seeds import seeds, words
+from tests.support.processes import end_with_parent
 
 FOUND = 77
 """Exit code, libFuzzer's own, of a find."""
@@ -85,8 +85,7 @@ def _become_a_child() -> None:
     if child:
         _, status = os.waitpid(child, 0)
         os._exit(os.waitstatus_to_exitcode(status) % 256)
-    # PR_SET_PDEATHSIG: SIGKILL when the parent ends, so that whoever ends that one ends the fuzzer.
-    ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
+    end_with_parent()
     if os.getppid() != parent:
         os._exit(1)
 

@@ -7,7 +7,6 @@ before any thread, connection or model existed.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -17,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 
-from tests.support.processes import REPOSITORY, ServerProcess
+from tests.support.processes import REPOSITORY, ServerProcess, end_with_parent
 
 __all__ = ["ForkedProcess"]
 
@@ -118,9 +117,8 @@ def _start_server(environment: Mapping[str, str]) -> None:
 
 
 def _run(arguments: list[str], log_path: str, environment: dict[str, str], mutation: str) -> None:
-    if sys.platform == "linux":
-        # SIGKILL when the process that forked this one ends, which ends with the tests.
-        ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
+    # The process that forked this one ends with the tests.
+    end_with_parent()
     os.setsid()
     os.chdir(REPOSITORY)
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import random
 import shutil
@@ -21,6 +22,7 @@ __all__ = [
     "Server",
     "ServerDiedError",
     "ServerProcess",
+    "end_with_parent",
     "free_port",
     "free_ports",
     "installed",
@@ -49,6 +51,12 @@ os.execvp(sys.argv[2], sys.argv[2:])
 _PORTS = (20000, 32768)
 
 T = TypeVar("T")
+
+
+def end_with_parent() -> None:
+    """In a forked child: SIGKILL when the process that forked it ends (PR_SET_PDEATHSIG)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
 
 
 class ServerDiedError(RuntimeError):

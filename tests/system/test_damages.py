@@ -29,7 +29,6 @@ from pipelines.core.points import point_id
 from pipelines.core.worker_reports import WorkerReporter
 from tests.support.corpora import DATA, Corpus, Document, missing
 from tests.support.damage import damaged, fine_tuned
-from tests.support.qdrant_server import REAL_SERVER
 from tests.support.world import DAY_MS, NEEDS, World, judged, living
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(14_400)]
@@ -227,7 +226,6 @@ def test_every_damage_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[s
         with living(
             directory,
             seed,
-            url=os.environ.get(REAL_SERVER),
             drift=DRIFT,
             per_day=PER_DAY,
             old=OLD,

@@ -31,7 +31,6 @@ from monitors.probes.integrity import IntegrityProbe
 from pipelines.core.encoder import Encoded
 from pipelines.core.lag import PartitionLag
 from tests.support.corpora import missing
-from tests.support.qdrant_server import REAL_SERVER
 from tests.support.world import NEEDS, World, living, real_encoder
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(14_400)]
@@ -139,7 +138,6 @@ def test_no_probe_alarms_while_nothing_is_wrong(
             with living(
                 directory,
                 seed,
-                url=os.environ.get(REAL_SERVER),
                 drift=SETTINGS,
                 queries=QUERIES,
                 per_day=PER_DAY,
