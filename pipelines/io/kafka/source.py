@@ -9,7 +9,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.coders import Coder, registry
-from apache_beam.io.unbounded_source import UnboundedSource, _ReadFromUnboundedSourceDoFn
+from apache_beam.io.unbounded_source import UnboundedSource
 from kafka import TopicPartition
 
 from pipelines.core.failures import guarded
@@ -18,6 +18,7 @@ from pipelines.core.settings import Settings
 from pipelines.io.kafka.feed import Feed
 from pipelines.io.kafka.mark import KafkaMark, KafkaMarkCoder
 from pipelines.io.kafka.positions import ledger_of
+from pipelines.io.kafka.read import ReadSplit
 from pipelines.io.kafka.reader import KafkaReader
 from pipelines.io.kafka.spread import keyed, salt_for, salt_of, unkeyed
 from pipelines.io.kafka.start import end_offsets
@@ -209,7 +210,7 @@ class ReadFromKafka(beam.PTransform):
         until = end_offsets(self._settings, self._group_id) if self._until_caught_up else None
         source = KafkaSource(feed, uuid.uuid4().hex, until=until)
         # What `ReadFromUnboundedSource` does, but with an element for each split: see `spread`.
-        read = _ReadFromUnboundedSourceDoFn(
+        read = ReadSplit(
             max_records_per_bundle=self._settings.ingest.bundle_events,
             max_read_time_seconds=self._settings.ingest.bundle_seconds,
         )
