@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from monitors.encoders import Encoders
 from monitors.finished import Finished
+from monitors.golden.run import MOST_PER_SECOND
 from monitors.live import look
 from monitors.probes import PROBES
 from monitors.runner import Runner
@@ -86,7 +87,7 @@ def run_once(
         chosen = {name: known[name] for name in dict.fromkeys(names)}
     else:
         chosen = dict(probes) if probes is not None else enabled_probes(settings)
-    settings = prompt(settings)
+    settings = _awaited(prompt(settings))
     qdrant = connect(settings)
     look_at = partial(look, qdrant, settings.index, version)
     key, _ = look_at().opened
@@ -133,3 +134,12 @@ def run_once(
             lease.release()
     finally:
         store.close()
+
+
+def _awaited(settings: Settings) -> Settings:
+    """The settings for a run that somebody waits for, where they leave its pace to us."""
+    if settings.monitor.golden.queries_per_second is not None:
+        return settings
+    golden = settings.monitor.golden.model_copy(update={"queries_per_second": MOST_PER_SECOND})
+    monitor = settings.monitor.model_copy(update={"golden": golden})
+    return settings.model_copy(update={"monitor": monitor})

@@ -19,13 +19,21 @@ if TYPE_CHECKING:
     from pipelines.core.qdrant import Qdrant
     from pipelines.core.versions import Version
 
-__all__ = ["Pace", "VersionStore", "encode_golden"]
+__all__ = ["MOST_PER_SECOND", "Pace", "VersionStore", "encode_golden", "unhurried"]
 
 _FIELDS = [*HEAD_FIELDS, f"{OURS}.indexed_at"]
 """All of ours but title and text: a deep answer would carry megabytes of them."""
 
 _IDS_PER_REQUEST = 500
 _TEXTS_PER_BATCH = 64
+
+_LEAST_PER_SECOND = 4.0
+"""A small set is done soon at a pace that nobody feels."""
+MOST_PER_SECOND = 20.0
+"""More is for somebody to decide."""
+_SHARE_OF_TIME = 0.8
+_REQUESTS_PER_QUERY = 2
+"""A query may be asked again, among the documents that were there at the baseline."""
 
 
 class Watch(Protocol):
@@ -72,6 +80,24 @@ class Pace:
             now = self._clock()
         # From now, not from when it was due: a pause is not caught up with in a burst.
         self._next = now + self._gap
+
+
+def unhurried(queries: int, seconds: float, most: float = MOST_PER_SECOND) -> float:
+    """Requests per second with which so many golden queries are done in time, and not sooner.
+
+    Parameters
+    ----------
+    seconds
+        Time of the run. Four fifths of it have room for two requests a query.
+    most
+        In any case; then a set may be too large for its time.
+
+    Returns
+    -------
+    4 at least.
+    """
+    needed = _REQUESTS_PER_QUERY * queries / max(_SHARE_OF_TIME * seconds, 1.0)
+    return min(max(needed, _LEAST_PER_SECOND), most)
 
 
 class VersionStore:

@@ -24,7 +24,7 @@ from monitors.golden.golden_set import GoldenSet
 from monitors.golden.measures import score
 from monitors.golden.observe import Comparable, Observation, align, ask
 from monitors.golden.power import ENOUGH_QUERIES
-from monitors.golden.run import Pace, VersionStore
+from monitors.golden.run import Pace, VersionStore, unhurried
 from monitors.golden.vectors import GoldenVectors
 from monitors.probes.base import (
     Evidence,
@@ -72,7 +72,7 @@ class GoldenProbe:
     REASONS: ClassVar[Mapping[str, str]] = REASONS
 
     def __init__(self, store: Callable[[ProbeContext], Store] | None = None) -> None:
-        self._store = store or _version_store
+        self._store = store
         self._vectors = GoldenVectors()
 
     def run(self, context: ProbeContext) -> ProbeResult:
@@ -86,7 +86,11 @@ class GoldenProbe:
                 "no_judgements", f"none of {len(golden.queries)} queries has a relevant document"
             )
         vectors = self._vectors.of(context.encoder(), golden.scored, context.deadline)
-        store = self._store(context)
+        store = (
+            _version_store(context, len(golden.scored))
+            if self._store is None
+            else self._store(context)
+        )
         states = store.states(golden.judged)
         depths = settings.k
         depth = max(_DEPTH, 2 * max(depths))
@@ -158,9 +162,11 @@ class GoldenProbe:
         )
 
 
-def _version_store(context: ProbeContext) -> Store:
-    pace = Pace(context.settings.monitor.golden.queries_per_second, context.deadline)
-    return VersionStore(context.qdrant, context.version, pace)
+def _version_store(context: ProbeContext, queries: int) -> Store:
+    rate = context.settings.monitor.golden.queries_per_second
+    if rate is None:
+        rate = unhurried(queries, context.deadline.remaining)
+    return VersionStore(context.qdrant, context.version, Pace(rate, context.deadline))
 
 
 def _judge(

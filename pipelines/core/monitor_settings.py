@@ -47,8 +47,10 @@ class GoldenSettings(ProbeSettings):
     """Depths of recall and nDCG; the first one decides."""
     minimum_effect: Ratio = 0.02
     """Least loss of recall that may alarm."""
-    queries_per_second: Annotated[float, Field(gt=0)] = 20.0
-    """How fast the probe may search, at most, so that it leaves the live index alone."""
+    queries_per_second: Annotated[float, Field(gt=0)] | None = None
+    """How fast the probe may search, at most, so that it leaves the live index alone. Default: as
+    slowly as `timeout_seconds` allows, 4 to 20 a second; `monitor once`, for which somebody waits,
+    20."""
     average_run_length: Annotated[float, Field(ge=20)] = 2000.0
     """Windows until a false alarm, on average, at least."""
 

@@ -15,7 +15,7 @@ import structlog
 
 from monitors.golden.files import read_golden
 from monitors.golden.measures import score
-from monitors.golden.run import Pace, VersionStore, encode_golden
+from monitors.golden.run import Pace, VersionStore, encode_golden, unhurried
 from pipelines.core.canaries import REFUSE_DISTANCE, compare
 from pipelines.core.errors import (
     LeaseHeldError,
@@ -44,8 +44,9 @@ __all__ = ["SoakReport", "SoakRun", "is_worse", "soak"]
 
 Decision = Literal["ok", "worse", "canary", "failed"]
 
-_QUERIES_PER_SECOND = 50.0
-"""Of each version: a look an hour must not be felt by those who search."""
+_SHARE_OF_INTERVAL = 0.25
+"""In which one version is asked, at the pace of the golden probe: nobody must feel it."""
+_MOST_PER_SECOND = 50.0
 
 _log = structlog.get_logger()
 
@@ -214,15 +215,17 @@ def soak(
             f"{rollout.state}. Next: `{NEXT_COMMAND[rollout.state]}`."
         )
     hours = settings.rollout.soak_hours
+    stop = stop_event or threading.Event()
     watch = _Watch(
         context,
         rollout,
         read_golden(golden),
         planned=math.ceil(3600 * hours / interval_seconds),
+        interval_seconds=interval_seconds,
         clock=clock,
+        stop=stop,
     )
     end = until or rollout.entered_at + timedelta(hours=hours)
-    stop = stop_event or threading.Event()
     interval = timedelta(seconds=interval_seconds)
     due = watch.last_at + interval if watch.last_at is not None else clock()
     runs = 0
@@ -231,7 +234,10 @@ def soak(
         rollout = context.rollout()
         if rollout.rollout_id != watch.rollout_id or rollout.state is not RolloutState.SOAKING:
             break
-        last = watch.look(rollout)
+        try:
+            last = watch.look(rollout)
+        except _StoppedError:
+            break
         runs += 1
         due = clock() + interval
         if auto_rollback and last.decision in ("worse", "canary"):
@@ -293,6 +299,22 @@ def _reason(run: SoakRun, settings: Settings) -> str:
     )
 
 
+class _StoppedError(Exception):
+    """In the midst of a look, which counts for nothing then."""
+
+
+class _StopWatch:
+    """Ends a look when the process is to end."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+
+    def check(self) -> None:
+        """Raises when it is."""
+        if self._stop.wait(0):
+            raise _StoppedError
+
+
 class _Watch:
     """What one process knows of a soak; the record keeps what others need to go on."""
 
@@ -303,11 +325,15 @@ class _Watch:
         golden: GoldenSet,
         *,
         planned: int,
+        interval_seconds: float,
         clock: Callable[[], datetime],
+        stop: threading.Event,
     ) -> None:
         self._context = context
         self._golden = golden
+        self._seconds = _SHARE_OF_INTERVAL * interval_seconds
         self._clock = clock
+        self._stop = _StopWatch(stop)
         self.rollout_id = rollout.rollout_id
         self._encoders: dict[str, Encoder] = {}
         note = rollout.note("soak")
@@ -394,8 +420,9 @@ class _Watch:
     def _recall(self, version: Version, encoder: Encoder) -> npt.NDArray[np.float64]:
         """Of every scored query, in the golden set's order."""
         k = self._context.settings.rollout.k
-        store = VersionStore(self._context.qdrant, version, Pace(_QUERIES_PER_SECOND))
-        vectors = encode_golden(encoder, self._golden.scored)
+        rate = unhurried(len(self._golden.scored), self._seconds, _MOST_PER_SECOND)
+        store = VersionStore(self._context.qdrant, version, Pace(rate, self._stop))
+        vectors = encode_golden(encoder, self._golden.scored, self._stop)
         ranked = {
             query: [found.document_id for found in store.search(vector, k)]
             for query, vector in vectors.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from monitors.golden.run import unhurried
 from pipelines.core.errors import RolloutStateError, ServiceUnavailableError, SettingsError
 from pipelines.core.lag import PartitionLag
 from pipelines.core.rollout import RolloutState
@@ -64,7 +66,7 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TwoVersions
 
     monkeypatch.setattr(switch_module, "encoder_for", encoder_for)
     monkeypatch.setattr(soak_module, "encoder_for", encoder_for)
-    monkeypatch.setattr(soak_module, "_QUERIES_PER_SECOND", None)
+    monkeypatch.setattr(soak_module, "unhurried", lambda *_: None)
     settings = {"rollout": {"soak_hours": 24}}
     with TwoVersions(tmp_path, {}, {}, documents(COUNT), encoders=made, settings=settings) as two:
         two.rollout(RolloutState.READY)
@@ -254,6 +256,28 @@ def test_it_ends_when_it_is_stopped_or_somebody_else_rolls_back(two: TwoVersions
     report, runs = watch(two, hours)
     assert (report.rolled_back, report.rollout.state) == (False, RolloutState.ROLLED_BACK)
     assert len(runs) == 3
+
+
+def test_it_is_stopped_in_the_midst_of_a_look(
+    two: TwoVersions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look takes its time; half of one counts for nothing, and nobody waits for the rest."""
+    rates = []
+
+    def noted(queries: int, seconds: float, most: float) -> float:
+        rates.append(unhurried(queries, seconds, most))
+        return rates[-1]
+
+    monkeypatch.setattr(soak_module, "unhurried", noted)
+    stop = threading.Event()
+    timer = threading.Timer(1.5, stop.set)
+    timer.start()
+    began = time.monotonic()
+    report, runs = watch(two, stop_event=stop, clock=lambda: datetime.now(UTC))
+    assert time.monotonic() - began < 6
+    assert (runs, report.runs, report.rolled_back) == ([], 0, False)
+    assert rates == [4.0], f"{COUNT} queries in a quarter of an hour"
+    assert not two.stored().note("soak")
 
 
 def _course(seed: int, size: int = 200, hours: int = 40) -> np.ndarray:

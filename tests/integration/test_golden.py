@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from pydantic import SecretStr
 
 from monitors.golden.baseline import DocumentState
 from monitors.golden.exact import encode_documents, read_sample, stored_vectors
 from monitors.golden.files import read_golden
 from monitors.golden.run import Pace, VersionStore, encode_golden
+from monitors.once import run_once
 from monitors.probes.base import Deadline, Level
 from monitors.probes.golden import GoldenProbe
 from pipelines.cli import app
@@ -114,6 +116,28 @@ def probe_run(world, state=None, baseline=None, now=None, encoder=None):
         deadline=Deadline.after(120),
     )
     return GoldenProbe().run(context)
+
+
+def test_where_no_pace_is_set_a_run_takes_its_time(world, monkeypatch):
+    """As slow as the deadline allows; `monitor once`, for which somebody waits, does not."""
+    rates = []
+
+    class Noted(Pace):
+        def __init__(self, per_second, watch=None):
+            rates.append(per_second)
+            super().__init__(None, watch)
+
+    monkeypatch.setattr("monitors.probes.golden.Pace", Noted)
+    own = world.settings.monitor.golden.model_copy(update={"queries_per_second": None})
+    monitor = world.settings.monitor.model_copy(update={"golden": own})
+    unset = SimpleNamespace(settings=world.settings.model_copy(update={"monitor": monitor}))
+    queries = len(read_golden(world.file).scored)
+    assert probe_run(unset).reason == "baseline_taken"
+    assert rates == [4.0], f"{queries} queries in 120 s"
+    url = f"sqlite:///{world.folder / 'once.db'}"
+    once = monitor.model_copy(update={"database_url": SecretStr(url)})
+    run_once(world.settings.model_copy(update={"monitor": once}), ["golden"])
+    assert rates[1:] == [20.0]
 
 
 def test_searches_as_users_do(world):

@@ -154,7 +154,7 @@ class ObservedWorld:
             for probe, seconds in _INTERVALS.items()
         }
         own = {
-            "golden": {"file": str(golden)},
+            "golden": {"file": str(golden), "queries_per_second": 500},
             "fidelity": {"sample": 10},
             "ann": {"queries": 30, "queries_per_second": 500},
             "integrity": {"sample": 100},

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,7 @@ import structlog
 from pipelines.core.index import Index
 from pipelines.core.settings import Settings
 
-__all__ = ["BLOCK_SECONDS", "Latencies", "Search", "searcher"]
-
-BLOCK_SECONDS = 5.0
-"""Latencies of one block wait for the same things, so they are resampled together."""
+__all__ = ["Search", "searcher"]
 
 _LIMIT = 10
 _THREADS = 16
@@ -29,27 +26,8 @@ _THREADS = 16
 Floats = npt.NDArray[Any]
 
 
-@dataclass
-class Latencies:
-    """Seconds by the time of arrival, seconds since the measurement began."""
-
-    arrivals: Floats
-    seconds: Floats
-
-    @property
-    def median(self) -> float:
-        return float(np.median(self.seconds))
-
-    @property
-    def p99(self) -> float:
-        return float(np.quantile(self.seconds, 0.99))
-
-    def blocks(self) -> list[Floats]:
-        numbers = (self.arrivals // BLOCK_SECONDS).astype(int)
-        return [self.seconds[numbers == number] for number in np.unique(numbers)]
-
-
-Search = Callable[..., Latencies]
+Search = Callable[..., Floats]
+"""Given a rate, seconds and a seed: what each search took, in seconds."""
 
 
 @contextmanager
@@ -65,9 +43,9 @@ def searcher(settings: Settings, vectors: Floats, *, shared: bool) -> Iterator[S
     process.start()
     try:
 
-        def search(rate: float, seconds: float, *, alone: bool = False) -> Latencies:
-            ours.send((rate, seconds, alone))
-            found: Latencies = ours.recv()
+        def search(rate: float, seconds: float, seed: int, *, alone: bool = False) -> Floats:
+            ours.send((rate, seconds, seed, alone))
+            found: Floats = ours.recv()
             return found
 
         yield search
@@ -80,9 +58,13 @@ def searcher(settings: Settings, vectors: Floats, *, shared: bool) -> Iterator[S
 def _serve(pipe: Any, values: dict[str, Any], vectors: Floats) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     load = _Load(Settings(**values), vectors)
+    # A collection stops every search for as long as it takes, which is no matter of the store's.
+    gc.collect()
+    gc.disable()
     while (asked := pipe.recv()) is not None:
-        rate, seconds, alone = asked
-        pipe.send(load(rate, seconds, alone=alone))
+        rate, seconds, seed, alone = asked
+        pipe.send(load(rate, seconds, seed, alone=alone))
+        gc.collect()
 
 
 class _Load:
@@ -91,7 +73,6 @@ class _Load:
     def __init__(self, settings: Settings, vectors: Floats) -> None:
         self._index = Index(settings)
         self._vectors = vectors
-        self._random = np.random.default_rng(1)
         self._pool = ThreadPoolExecutor(_THREADS)
         self._fingerprint = self._index.version().fingerprint
         self._search(vectors[0])
@@ -99,17 +80,20 @@ class _Load:
     def _search(self, vector: Floats) -> None:
         self._index.search_vector(vector, _LIMIT, fingerprint=self._fingerprint)
 
-    def __call__(self, rate: float, seconds: float, *, alone: bool = False) -> Latencies:
-        """Latencies of searches that arrive at a rate; `alone` makes each wait for the last."""
-        gaps = self._random.exponential(1 / rate, size=max(20, round(rate * seconds)))
-        arrivals = np.cumsum(gaps)
-        begun = time.perf_counter()
+    def __call__(self, rate: float, seconds: float, seed: int, *, alone: bool = False) -> Floats:
+        """What searches take that arrive at a rate; `alone` makes each wait for the last.
+
+        The same seed gives the same searches at the same moments.
+        """
+        random = np.random.default_rng(seed)
+        arrivals = np.cumsum(random.exponential(1 / rate, size=max(20, round(rate * seconds))))
+        chosen = random.integers(len(self._vectors), size=len(arrivals))
         latencies = np.zeros(len(arrivals))
+        begun = time.perf_counter()
 
         def one(number: int) -> None:
             due = time.perf_counter() if alone else begun + arrivals[number]
-            vector = self._vectors[number % len(self._vectors)]
-            self._search(vector)
+            self._search(self._vectors[chosen[number]])
             latencies[number] = time.perf_counter() - due
 
         waiting = []
@@ -117,10 +101,10 @@ class _Load:
             if alone:
                 one(number)
                 if time.perf_counter() - begun > seconds:
-                    return Latencies(arrivals[: number + 1], latencies[: number + 1])
+                    return latencies[: number + 1]
                 continue
             time.sleep(max(0.0, begun + arrival - time.perf_counter()))
             waiting.append(self._pool.submit(one, number))
         for one_of_them in waiting:
             one_of_them.result()
-        return Latencies(arrivals, latencies)
+        return latencies

@@ -10,7 +10,7 @@ import pytest
 
 from monitors.golden.baseline import DocumentState
 from monitors.golden.golden_set import GoldenQuery, GoldenSet
-from monitors.golden.run import Pace
+from monitors.golden.run import Pace, unhurried
 from monitors.probes.base import Deadline, Level, ProbeTimeoutError
 from monitors.probes.golden import GoldenProbe
 from tests.support.golden_streams import Material, Stream, synthetic
@@ -205,6 +205,22 @@ def test_the_pace_is_held_and_the_deadline_too():
     slow.wait()
     with pytest.raises(ProbeTimeoutError):
         slow.wait()
+
+
+@pytest.mark.parametrize(
+    ("queries", "seconds", "rate"),
+    [
+        (1000, 600.0, 1000 / 240),
+        (50, 600.0, 4.0),
+        (0, 600.0, 4.0),
+        (9000, 600.0, 20.0),
+        (1000, 0.0, 20.0),
+        (1000, -5.0, 20.0),
+    ],
+)
+def test_a_set_takes_its_time_and_no_more(queries, seconds, rate):
+    """Two requests a query in four fifths of the time; small sets are done soon all the same."""
+    assert unhurried(queries, seconds) == pytest.approx(rate)
 
 
 def test_states_have_names_for_the_labels():
