@@ -27,13 +27,11 @@ _FIELDS = [*HEAD_FIELDS, f"{OURS}.indexed_at"]
 _IDS_PER_REQUEST = 500
 _TEXTS_PER_BATCH = 64
 
-_LEAST_PER_SECOND = 4.0
+_LEAST_PER_SECOND = 2.0
 """A small set is done soon at a pace that nobody feels."""
 MOST_PER_SECOND = 20.0
 """More is for somebody to decide."""
 _SHARE_OF_TIME = 0.8
-_REQUESTS_PER_QUERY = 2
-"""A query may be asked again, among the documents that were there at the baseline."""
 
 
 class Watch(Protocol):
@@ -45,12 +43,12 @@ class Watch(Protocol):
 
 
 class Pace:
-    """Holds requests to a rate, so that the live index is left alone.
+    """Holds queries to a rate, so that the live index is left alone.
 
     Parameters
     ----------
     per_second
-        Requests, at most; `None` for a command that somebody waits for.
+        Queries, at most; `None` for a command that somebody waits for.
     """
 
     def __init__(
@@ -67,44 +65,48 @@ class Pace:
         self._sleep = sleep
         self._next = clock()
 
-    def wait(self) -> None:
-        """Until the next request may go out. Raises when the time is up."""
+    def check(self) -> None:
+        """Raises when the time is up."""
         if self._watch is not None:
             self._watch.check()
+
+    def wait(self) -> None:
+        """Until the next query may go out. Raises when the time is up."""
+        self.check()
         now = self._clock()
         # In slices: a slow pace must not sleep past the deadline.
         while now < self._next:
             self._sleep(min(1.0, self._next - now))
-            if self._watch is not None:
-                self._watch.check()
+            self.check()
             now = self._clock()
         # From now, not from when it was due: a pause is not caught up with in a burst.
         self._next = now + self._gap
 
 
 def unhurried(queries: int, seconds: float, most: float = MOST_PER_SECOND) -> float:
-    """Requests per second with which so many golden queries are done in time, and not sooner.
+    """Golden queries per second with which so many are done in time, and not sooner.
 
     Parameters
     ----------
     seconds
-        Time of the run. Four fifths of it have room for two requests a query.
+        Time of the run, of which four fifths are for the queries.
     most
         In any case; then a set may be too large for its time.
 
     Returns
     -------
-    4 at least.
+    2 at least.
     """
-    needed = _REQUESTS_PER_QUERY * queries / max(_SHARE_OF_TIME * seconds, 1.0)
+    needed = queries / max(_SHARE_OF_TIME * seconds, 1.0)
     return min(max(needed, _LEAST_PER_SECOND), most)
 
 
 class VersionStore:
     """Searches one version as `pipelines.core.index.Index` does: documents, best chunk each.
 
-    Approximate search, as users have it. A hundred documents are no more work for the server than
-    ten: its graph search visits as many candidates in any case.
+    Approximate search, as users have it. A hundred documents are hardly more work for the server
+    than ten: its graph search visits as many candidates in any case. What a query needs besides,
+    heads of chunks and a second answer among named documents, is read by ids and goes at once.
     """
 
     def __init__(self, qdrant: Qdrant, version: Version, pace: Pace) -> None:
@@ -117,7 +119,10 @@ class VersionStore:
         self, vector: npt.NDArray[np.float32], limit: int, among: Sequence[str] | None = None
     ) -> list[Found]:
         """The nearest documents, best first; only of these ids where some are given."""
-        self._pace.wait()
+        if among is None:
+            self._pace.wait()
+        else:
+            self._pace.check()
         arguments: dict[str, Any] = {
             "collection_name": self._version.name,
             "query": vector.tolist(),
@@ -140,7 +145,7 @@ class VersionStore:
 
     def states(self, document_ids: Sequence[str]) -> dict[str, DocumentState]:
         """What there is of each of these ids."""
-        heads = self._read_heads(document_ids)
+        heads = self._read_heads(document_ids, self._pace.wait)
         found = {}
         for document_id in document_ids:
             head = heads.get(document_id)
@@ -163,7 +168,7 @@ class VersionStore:
             and chunk.document_id not in self._heads
         }
         if missing:
-            self._heads.update(self._read_heads(sorted(missing)))
+            self._heads.update(self._read_heads(sorted(missing), self._pace.check))
         found = []
         for point, chunk in read:
             if chunk is None or chunk.deleted:
@@ -183,10 +188,12 @@ class VersionStore:
             )
         return found
 
-    def _read_heads(self, document_ids: Sequence[str]) -> dict[str, Head]:
+    def _read_heads(
+        self, document_ids: Sequence[str], before_each: Callable[[], None]
+    ) -> dict[str, Head]:
         found = {}
         for start in range(0, len(document_ids), _IDS_PER_REQUEST):
-            self._pace.wait()
+            before_each()
             ids = [
                 point_id(self._version.index, document_id, 0)
                 for document_id in document_ids[start : start + _IDS_PER_REQUEST]

@@ -48,9 +48,9 @@ class GoldenSettings(ProbeSettings):
     minimum_effect: Ratio = 0.02
     """Least loss of recall that may alarm."""
     queries_per_second: Annotated[float, Field(gt=0)] | None = None
-    """How fast the probe may search, at most, so that it leaves the live index alone. Default: as
-    slowly as `timeout_seconds` allows, 4 to 20 a second; `monitor once`, for which somebody waits,
-    20."""
+    """How many queries the probe may ask, at most, so that it leaves the live index alone.
+    Default: as few as `timeout_seconds` allows, 2 to 20; 20 in `monitor once`, for which somebody
+    waits."""
     average_run_length: Annotated[float, Field(ge=20)] = 2000.0
     """Windows until a false alarm, on average, at least."""
 

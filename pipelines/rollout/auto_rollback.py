@@ -44,7 +44,7 @@ __all__ = ["SoakReport", "SoakRun", "is_worse", "soak"]
 
 Decision = Literal["ok", "worse", "canary", "failed"]
 
-_SHARE_OF_INTERVAL = 0.25
+_SHARE_OF_INTERVAL = 0.125
 """In which one version is asked, at the pace of the golden probe: nobody must feel it."""
 _MOST_PER_SECOND = 50.0
 
