@@ -27,7 +27,7 @@ _FIELDS = [*HEAD_FIELDS, f"{OURS}.indexed_at"]
 _IDS_PER_REQUEST = 500
 _TEXTS_PER_BATCH = 64
 
-_LEAST_PER_SECOND = 2.0
+_LEAST_PER_SECOND = 1.0
 """A small set is done soon at a pace that nobody feels."""
 MOST_PER_SECOND = 20.0
 """More is for somebody to decide."""
@@ -95,7 +95,7 @@ def unhurried(queries: int, seconds: float, most: float = MOST_PER_SECOND) -> fl
 
     Returns
     -------
-    2 at least.
+    1 at least.
     """
     needed = queries / max(_SHARE_OF_TIME * seconds, 1.0)
     return min(max(needed, _LEAST_PER_SECOND), most)

@@ -42,14 +42,14 @@ class GoldenSettings(ProbeSettings):
     file: Path | None = None
     """The golden set; without one the probe says so and scores nothing."""
     interval_seconds: Interval = 900.0
-    timeout_seconds: PositiveSeconds = 600.0
+    timeout_seconds: PositiveSeconds = 840.0
     k: Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], Field(min_length=1)] = (10,)
     """Depths of recall and nDCG; the first one decides."""
     minimum_effect: Ratio = 0.02
     """Least loss of recall that may alarm."""
     queries_per_second: Annotated[float, Field(gt=0)] | None = None
     """How many queries the probe may ask, at most, so that it leaves the live index alone.
-    Default: as few as `timeout_seconds` allows, 2 to 20; 20 in `monitor once`, for which somebody
+    Default: as few as `timeout_seconds` allows, 1 to 20; 20 in `monitor once`, for which somebody
     waits."""
     average_run_length: Annotated[float, Field(ge=20)] = 2000.0
     """Windows until a false alarm, on average, at least."""
