@@ -55,6 +55,9 @@ class _Attempt:
     cancelled: threading.Event = field(default_factory=threading.Event)
     wake: threading.Event = field(default_factory=threading.Event)
     done: bool = False
+    key: VersionKey | None = None
+    left: bool = False
+    """The version was switched under it; see `Runner.leave`."""
     result: ProbeResult | None = None
     error: BaseException | None = None
 
@@ -124,6 +127,17 @@ class Runner:
         with self._lock:
             self._cancelled = threading.Event()
 
+    def leave(self, version: VersionKey | None) -> None:
+        """Ends the runs on any version but this one: what they would still find is dropped.
+
+        A probe may take most of its interval, and the new version would wait for so long.
+        """
+        with self._lock:
+            for attempt in self._attempts.values():
+                if attempt.key not in (None, version) and not attempt.done:
+                    attempt.left = True
+                    attempt.cancelled.set()
+
     @property
     def running(self) -> tuple[str, ...]:
         """Probes with a thread that has not ended."""
@@ -154,6 +168,7 @@ class Runner:
             if not seen.allows(name):
                 return None
             key = seen.key or self._known_key()
+            attempt.key = key
 
             def failed(failure: str, message: str) -> Finished:
                 return begun_at(name, key, started_at, begun, failure=failure, message=message)
@@ -206,7 +221,7 @@ class Runner:
             _log.info("probe_run_dropped", probe=name, version=ended.key.version)
             return None
         # Where Qdrant does not say, the result stands: it is true of the version it names.
-        if again.key is not None and again.key != ended.key:
+        if attempt.left or (again.key is not None and again.key != ended.key):
             return replace(
                 ended,
                 outcome=Outcome.VERSION_SWITCHED,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
@@ -97,12 +99,15 @@ class Schedule:
             )
         self._scheduler.start()
 
-    def soon(self, names: list[str]) -> None:
-        """Starts these next, one after another."""
+    def soon(self, names: list[str], after_seconds: float = 0.0) -> None:
+        """Starts these next, one after another; one that still runs by then misses its turn."""
+        begin = datetime.now(UTC) + timedelta(seconds=after_seconds)
         for name, moment in first_times(
-            {name: self._tasks[name].interval_seconds for name in names}, {}, datetime.now(UTC)
+            {name: self._tasks[name].interval_seconds for name in names}, {}, begin
         ).items():
-            self._scheduler.modify_job(name, next_run_time=moment)
+            # One that is being stopped knows of no tasks any more.
+            with contextlib.suppress(JobLookupError):
+                self._scheduler.modify_job(name, next_run_time=moment)
 
     @property
     def alive(self) -> bool:

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from monitors.encoders import Encoders
 from monitors.failures import UnreadableVersionError, describe
+from monitors.finished import Finished
 from monitors.health import Pulse, health_of, readiness_of
 from monitors.http import HttpServer
 from monitors.live import Look, look
@@ -23,7 +24,7 @@ from monitors.rollout import RolloutReader, RolloutReading
 from monitors.runner import Runner
 from monitors.schedule import Schedule, Task
 from monitors.snapshot import Snapshot, VersionRuns, read_snapshot
-from monitors.store import Store, VersionKey, open_store
+from monitors.store import Outcome, Store, VersionKey, open_store
 from monitors.store.engine import open_database
 from pipelines import __version__
 from pipelines.core.control import Control
@@ -48,6 +49,8 @@ _RETRY_SECONDS = 5.0
 _OUTAGE_SECONDS = 5.0
 _FOREVER_SECONDS = 10 * 365 * 86_400.0
 _ABANDON_SECONDS = 5.0
+_AGAIN_SECONDS = 1.0
+"""A task must have ended before it is due again."""
 
 _log = structlog.get_logger()
 
@@ -273,19 +276,27 @@ class MonitorService:
 
     def _running(self, runner: Runner, name: str) -> Callable[[], None]:
         def action() -> None:
-            runner.run(name)
+            finished = runner.run(name)
             self._attempted.add(name)
             self._refresh()
+            self._again(name, finished)
 
         return action
 
     def _running_other(self, runner: Runner, name: str) -> Callable[[], None]:
         def action() -> None:
             # Its own look decides; without a rollout, Qdrant is not even asked.
-            if self._other.allows(name) and runner.run(name) is not None:
+            if self._other.allows(name) and (finished := runner.run(name)) is not None:
                 self._refresh()
+                self._again(_other_task(name), finished)
 
         return action
+
+    def _again(self, task: str, finished: Finished | None) -> None:
+        """A run that was overtaken by a switch had the turn of the one on the new version."""
+        schedule = self._schedule
+        if finished is not None and finished.outcome is Outcome.VERSION_SWITCHED and schedule:
+            schedule.soon([task], _AGAIN_SECONDS)
 
     def _follow(self, store: Store) -> None:
         """Looks where the alias points, and at the rollout; what is new is probed soon."""
@@ -314,6 +325,8 @@ class MonitorService:
         else:
             _log.info("monitor_version", version=seen.key.version)
         self._refresh()
+        if self._runner is not None:
+            self._runner.leave(seen.key)
         return [] if before is None else list(self._probes)
 
     def _follow_rollout(self, live: VersionKey) -> list[str]:
@@ -327,6 +340,8 @@ class MonitorService:
         found = self._other
         if (found.key, found.role, found.probes) == (before.key, before.role, before.probes):
             return []
+        if found.key != before.key and self._other_runner is not None:
+            self._other_runner.leave(found.key)
         if found.key is not None:
             _log.info("monitor_other_version", version=found.key.version, role=found.role)
         elif before.key is not None:

@@ -184,6 +184,32 @@ def test_metrics_follow_the_alias(settings: Settings, replicas: list[Replica]) -
     store.close()
 
 
+def test_a_switch_does_not_wait_for_a_long_run(settings: Settings, replicas: list[Replica]) -> None:
+    """A run that takes most of its interval ends at once, and the new version has its turn."""
+    long = {"interval_seconds": 3600, "timeout_seconds": 3000}
+    golden = settings.monitor.golden.model_copy(update=long)
+    monitor = settings.monitor.model_copy(update={"golden": golden})
+    settings = settings.model_copy(update={"monitor": monitor})
+    qdrant, first = make_version(settings)
+    second = make_version(settings, document_prompt="passage: ")[1]
+
+    def ask(context: ProbeContext) -> ProbeResult:
+        while context.version.name == first.name:
+            context.deadline.check()
+            time.sleep(0.01)
+        return result()
+
+    probe = FakeProbe("golden", ask)
+    replica = start(replicas, settings, golden=probe)
+    wait_until(lambda: probe.running == 1, 20)
+    set_alias(qdrant, "docs", second.name)
+    alarm = ("plumbline_probe_alarm", second.name, "golden")
+    values = wait_until(lambda: alarm in (found := replica.values()) and found, 20)
+    assert (probe.runs, probe.most_at_once) == (2, 1)
+    assert values["plumbline_probe_runs_total", "golden", "version_switched"] == 1
+    assert not values.get(("plumbline_probe_failures_total", "golden", "timeout"))
+
+
 def test_after_a_restart_the_schedule_goes_on(settings: Settings, replicas: list[Replica]) -> None:
     """What ran a moment ago is not run again; its values are served at once."""
     hourly = {"interval_seconds": 3600}
