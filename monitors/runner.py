@@ -168,7 +168,8 @@ class Runner:
             if not seen.allows(name):
                 return None
             key = seen.key or self._known_key()
-            attempt.key = key
+            with self._lock:
+                attempt.key = key
 
             def failed(failure: str, message: str) -> Finished:
                 return begun_at(name, key, started_at, begun, failure=failure, message=message)
@@ -207,6 +208,9 @@ class Runner:
         if not attempt.done and not cancelled.is_set():
             # What it may still answer is dropped: nobody waits for it any more.
             attempt.cancelled.set()
+            if attempt.left:
+                left = _overtaken(begun_at(name, key, started_at, begun))
+                return self._write(left, cancelled, memory)
             message = f"no answer within {seconds:g} s (monitor.{name}.timeout_seconds)"
             return self._write(failed("timeout", message), cancelled, memory)
         if cancelled.is_set():
@@ -222,13 +226,7 @@ class Runner:
             return None
         # Where Qdrant does not say, the result stands: it is true of the version it names.
         if attempt.left or (again.key is not None and again.key != ended.key):
-            return replace(
-                ended,
-                outcome=Outcome.VERSION_SWITCHED,
-                failure="",
-                message=f"another version has taken the place of {ended.key.version} while the "
-                "probe ran",
-            )
+            return _overtaken(ended)
         error = attempt.error
         if error is None and attempt.result is None:
             error = TypeError(f"the probe {name} gave no result")
@@ -354,3 +352,8 @@ class Runner:
         loud = result.level in (Level.ALARM, Level.WARNING)
         (_log.warning if loud else _log.info)("probe_run", **fields)
         return ended
+
+
+def _overtaken(ended: Finished) -> Finished:
+    words = f"another version has taken the place of {ended.key.version} while the probe ran"
+    return replace(ended, outcome=Outcome.VERSION_SWITCHED, failure="", message=words)

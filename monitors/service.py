@@ -314,6 +314,9 @@ class MonitorService:
         assert seen.key is not None
         problem = "" if seen.error is None else describe(seen.error)
         before, self._live = self._live, seen.key
+        if self._runner is not None:
+            # Each time: a run may have looked at the alias just before it moved.
+            self._runner.leave(seen.key)
         try:
             store.set_live(seen.key, problem, datetime.now(UTC))
         except PlumblineError as error:
@@ -325,8 +328,6 @@ class MonitorService:
         else:
             _log.info("monitor_version", version=seen.key.version)
         self._refresh()
-        if self._runner is not None:
-            self._runner.leave(seen.key)
         return [] if before is None else list(self._probes)
 
     def _follow_rollout(self, live: VersionKey) -> list[str]:
@@ -338,10 +339,10 @@ class MonitorService:
         elif before.key is not None and before.key.version == live.version:
             self._other = NOTHING  # The record cannot be read, and the alias has moved to it.
         found = self._other
+        if self._other_runner is not None:
+            self._other_runner.leave(found.key)
         if (found.key, found.role, found.probes) == (before.key, before.role, before.probes):
             return []
-        if found.key != before.key and self._other_runner is not None:
-            self._other_runner.leave(found.key)
         if found.key is not None:
             _log.info("monitor_other_version", version=found.key.version, role=found.role)
         elif before.key is not None:

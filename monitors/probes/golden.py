@@ -24,7 +24,7 @@ from monitors.golden.golden_set import GoldenSet
 from monitors.golden.measures import score
 from monitors.golden.observe import Comparable, Observation, align, ask
 from monitors.golden.power import ENOUGH_QUERIES
-from monitors.golden.run import Pace, VersionStore, unhurried
+from monitors.golden.run import MOST_PER_SECOND, Pace, VersionStore, unhurried
 from monitors.golden.vectors import GoldenVectors
 from monitors.probes.base import (
     Evidence,
@@ -86,17 +86,17 @@ class GoldenProbe:
                 "no_judgements", f"none of {len(golden.queries)} queries has a relevant document"
             )
         vectors = self._vectors.of(context.encoder(), golden.scored, context.deadline)
-        store = (
-            _version_store(context, len(golden.scored))
-            if self._store is None
-            else self._store(context)
-        )
-        states = store.states(golden.judged)
         depths = settings.k
         depth = max(_DEPTH, 2 * max(depths))
         baseline = Baseline.from_json(context.baseline)
         usable = baseline is not None and baseline.digest == golden.digest
         usable = usable and baseline is not None and baseline.depth >= max(depths)
+        store = (
+            _version_store(context, len(golden.scored), first=not usable)
+            if self._store is None
+            else self._store(context)
+        )
+        states = store.states(golden.judged)
         if baseline is None or not usable:
             return self._first(context, golden, vectors, store, states, depth, baseline)
         observed = ask(
@@ -162,10 +162,14 @@ class GoldenProbe:
         )
 
 
-def _version_store(context: ProbeContext, queries: int) -> Store:
-    rate = context.settings.monitor.golden.queries_per_second
-    if rate is None:
-        rate = unhurried(queries, context.deadline.remaining)
+def _version_store(context: ProbeContext, queries: int, *, first: bool) -> Store:
+    settings = context.settings.monitor.golden
+    rate = settings.queries_per_second
+    if rate is None and first:
+        # Once a version: until there is a baseline nobody watches it, and the service is not ready.
+        rate = MOST_PER_SECOND
+    elif rate is None:
+        rate = unhurried(queries, min(context.deadline.remaining, settings.interval_seconds))
     return VersionStore(context.qdrant, context.version, Pace(rate, context.deadline))
 
 

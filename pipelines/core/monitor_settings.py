@@ -49,8 +49,9 @@ class GoldenSettings(ProbeSettings):
     """Least loss of recall that may alarm."""
     queries_per_second: Annotated[float, Field(gt=0)] | None = None
     """How many queries the probe may ask, at most, so that it leaves the live index alone.
-    Default: as few as `timeout_seconds` allows, 1 to 20; 20 in `monitor once`, for which somebody
-    waits."""
+    Default: as few as four fifths of `timeout_seconds`, or of the interval where that is less,
+    have room for, 1 to 20; 20 in a version's first run and in `monitor once`, which somebody waits
+    for."""
     average_run_length: Annotated[float, Field(ge=20)] = 2000.0
     """Windows until a false alarm, on average, at least."""
 

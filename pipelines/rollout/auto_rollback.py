@@ -44,8 +44,8 @@ __all__ = ["SoakReport", "SoakRun", "is_worse", "soak"]
 
 Decision = Literal["ok", "worse", "canary", "failed"]
 
-_SHARE_OF_INTERVAL = 0.125
-"""In which one version is asked, at the pace of the golden probe: nobody must feel it."""
+_SHARE_OF_INTERVAL = 0.25
+"""In which the queries are asked, no faster than it takes: nobody must feel it."""
 _MOST_PER_SECOND = 50.0
 
 _log = structlog.get_logger()
@@ -234,12 +234,14 @@ def soak(
         rollout = context.rollout()
         if rollout.rollout_id != watch.rollout_id or rollout.state is not RolloutState.SOAKING:
             break
+        begun = clock()
         try:
             last = watch.look(rollout)
         except _StoppedError:
             break
         runs += 1
-        due = clock() + interval
+        # From start to start, as the plan counts them: a look may take a quarter of the interval.
+        due = max(begun + interval, clock())
         if auto_rollback and last.decision in ("worse", "canary"):
             reason = _reason(last, settings)
             try:
@@ -361,6 +363,7 @@ class _Watch:
         return run
 
     def _look(self, rollout: Rollout, number: int) -> SoakRun:
+        at = self._clock()
         settings = self._context.settings.rollout
         live, candidate = (
             (self._context.opened(ref), self._encoder(rollout, ref))
@@ -368,7 +371,7 @@ class _Watch:
         )
         # Outside the chance of the draw: what this process encodes is right or it is not.
         old, new = (_canary_distance(*pair) for pair in (live, candidate))
-        recall_before, recall_after = self._recall(*live), self._recall(*candidate)
+        recall_before, recall_after = self._recalls(live, candidate)
         differences = recall_after - recall_before
         queries = list(self._golden.qrels)
         if number == 1 and not recall_before.any():
@@ -394,7 +397,7 @@ class _Watch:
             decision = "worse"
         return SoakRun(
             number=number,
-            at=self._clock(),
+            at=at,
             decision=decision,
             queries=len(queries),
             recall_before=float(recall_before.mean()),
@@ -417,17 +420,28 @@ class _Watch:
             self._encoders[ref.name] = found
         return found
 
-    def _recall(self, version: Version, encoder: Encoder) -> npt.NDArray[np.float64]:
-        """Of every scored query, in the golden set's order."""
+    def _recalls(self, *versions: tuple[Version, Encoder]) -> tuple[npt.NDArray[np.float64], ...]:
+        """Of each version: of every scored query, in the golden set's order.
+
+        A query goes to all of them at the same moment, so that what happens to the documents
+        while they are asked happens to all.
+        """
         k = self._context.settings.rollout.k
-        rate = unhurried(len(self._golden.scored), self._seconds, _MOST_PER_SECOND)
-        store = VersionStore(self._context.qdrant, version, Pace(rate, self._stop))
-        vectors = encode_golden(encoder, self._golden.scored, self._stop)
-        ranked = {
-            query: [found.document_id for found in store.search(vector, k)]
-            for query, vector in vectors.items()
-        }
-        return score(self._golden.qrels, ranked, (k,)).recall[k]
+        queries = self._golden.scored
+        vectors = [encode_golden(encoder, queries, self._stop) for _, encoder in versions]
+        pace = Pace(unhurried(len(queries), self._seconds, _MOST_PER_SECOND), self._stop)
+        stores = [
+            VersionStore(self._context.qdrant, version, Pace(None, self._stop))
+            for version, _ in versions
+        ]
+        ranked: list[dict[str, list[str]]] = [{} for _ in versions]
+        for query in queries:
+            pace.wait()
+            for store, known, answers in zip(stores, vectors, ranked, strict=True):
+                if query.id in known:
+                    found = store.search(known[query.id], k)
+                    answers[query.id] = [one.document_id for one in found]
+        return tuple(score(self._golden.qrels, answers, (k,)).recall[k] for answers in ranked)
 
     def _record(self, rollout: Rollout, run: SoakRun) -> None:
         note = {

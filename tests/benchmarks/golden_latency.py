@@ -8,7 +8,6 @@ import os
 import tempfile
 import threading
 import uuid
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from monitors.background import stand_back
-from monitors.golden.baseline import DocumentState, Found
 from monitors.golden.files import read_golden
 from monitors.golden.run import Pace, VersionStore, encode_golden, unhurried
 from monitors.probes.base import ProbeContext
@@ -120,6 +118,7 @@ def _measure(place: Store, folder: Path) -> list[str]:
                         pairs.append((found[False], found[True]))
                     probe.go_on(True)
                 running.join()
+            assert pairs, "the probe ended before it was measured"
         watched.qdrant.call("delete_collection", watched.version.name)
     without, beside = (np.concatenate([pair[which] for pair in pairs]) for which in (0, 1))
     low, high = _interval(pairs)
@@ -151,22 +150,15 @@ def _interval(pairs: list[tuple[Floats, Floats]]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-class _Held:
-    """The version, asked only while the probe may go on."""
+class _Hold:
+    """Lets the probe's queries go out while it may go on, and holds them up otherwise."""
 
-    def __init__(self, store: VersionStore, may: threading.Event) -> None:
-        self._store = store
-        self._may = may
+    def __init__(self) -> None:
+        self.may = threading.Event()
+        self.may.set()
 
-    def search(
-        self, vector: npt.NDArray[np.float32], limit: int, among: Sequence[str] | None = None
-    ) -> list[Found]:
-        self._may.wait()
-        return self._store.search(vector, limit, among)
-
-    def states(self, document_ids: Sequence[str]) -> dict[str, DocumentState]:
-        self._may.wait()
-        return self._store.states(document_ids)
+    def check(self) -> None:
+        self.may.wait()
 
 
 class _Probe:
@@ -174,16 +166,15 @@ class _Probe:
 
     def __init__(self, watched: Watched) -> None:
         self._watched = watched
-        self._may = threading.Event()
-        self._may.set()
-        self._probe = GoldenProbe(self._held)
+        self._hold = _Hold()
+        self._probe = GoldenProbe(self._version)
         self._state: Any = None
         self._baseline: Any = None
         self._rate: float | None = None
 
     def go_on(self, probing: bool) -> None:
         """Whether the run may ask."""
-        (self._may.set if probing else self._may.clear)()
+        (self._hold.may.set if probing else self._hold.may.clear)()
 
     def start(self, *, quickly: bool = False) -> threading.Thread:
         """Begins a run on a thread of its own, as the service does."""
@@ -194,9 +185,8 @@ class _Probe:
         thread.start()
         return thread
 
-    def _held(self, context: ProbeContext) -> _Held:
-        pace = Pace(self._rate, context.deadline)
-        return _Held(VersionStore(context.qdrant, context.version, pace), self._may)
+    def _version(self, context: ProbeContext) -> VersionStore:
+        return VersionStore(context.qdrant, context.version, Pace(self._rate, self._hold))
 
     def _run(self) -> None:
         stand_back()

@@ -276,7 +276,7 @@ def test_it_is_stopped_in_the_midst_of_a_look(
     report, runs = watch(two, stop_event=stop, clock=lambda: datetime.now(UTC))
     assert time.monotonic() - began < 6
     assert (runs, report.runs, report.rolled_back) == ([], 0, False)
-    assert rates == [1.0], f"{COUNT} queries in an eighth of an hour"
+    assert rates == [1.0], f"{COUNT} queries in a quarter of an hour"
     assert not two.stored().note("soak")
 
 

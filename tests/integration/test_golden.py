@@ -119,7 +119,7 @@ def probe_run(world, state=None, baseline=None, now=None, encoder=None):
 
 
 def test_where_no_pace_is_set_a_run_takes_its_time(world, monkeypatch):
-    """As slow as the deadline allows; `monitor once`, for which somebody waits, does not."""
+    """As slow as deadline and interval allow; not the first, nor `monitor once`."""
     rates = []
 
     class Noted(Pace):
@@ -133,12 +133,20 @@ def test_where_no_pace_is_set_a_run_takes_its_time(world, monkeypatch):
     unset = SimpleNamespace(settings=world.settings.model_copy(update={"monitor": monitor}))
     queries = len(read_golden(world.file).scored)
     assert queries < 0.8 * 120
-    assert probe_run(unset).reason == "baseline_taken"
-    assert rates == [1.0]
+    first = probe_run(unset)
+    assert (first.reason, rates) == ("baseline_taken", [20.0])
+    assert probe_run(unset, first.state, first.baseline).level is Level.OK
+    assert rates[1:] == [1.0]
+    soon = own.model_copy(update={"interval_seconds": 30.0})
+    often = world.settings.model_copy(
+        update={"monitor": monitor.model_copy(update={"golden": soon})}
+    )
+    probe_run(SimpleNamespace(settings=often), first.state, first.baseline)
+    assert rates[2:] == [2.0], "48 queries in four fifths of the interval"
     url = f"sqlite:///{world.folder / 'once.db'}"
     once = monitor.model_copy(update={"database_url": SecretStr(url)})
     run_once(world.settings.model_copy(update={"monitor": once}), ["golden"])
-    assert rates[1:] == [20.0]
+    assert rates[3:] == [20.0]
 
 
 def test_searches_as_users_do(world):
