@@ -234,14 +234,13 @@ def soak(
         rollout = context.rollout()
         if rollout.rollout_id != watch.rollout_id or rollout.state is not RolloutState.SOAKING:
             break
-        begun = clock()
         try:
             last = watch.look(rollout)
         except _StoppedError:
             break
         runs += 1
         # From start to start, as the plan counts them: a look may take a quarter of the interval.
-        due = max(begun + interval, clock())
+        due = max(last.at + interval, clock())
         if auto_rollback and last.decision in ("worse", "canary"):
             reason = _reason(last, settings)
             try:
@@ -312,7 +311,7 @@ class _StopWatch:
         self._stop = stop
 
     def check(self) -> None:
-        """Raises when it is."""
+        """Raises `_StoppedError` once the process is to end."""
         if self._stop.wait(0):
             raise _StoppedError
 
@@ -351,19 +350,18 @@ class _Watch:
 
     def look(self, rollout: Rollout) -> SoakRun:
         """One run; a version or a service that cannot be reached makes it a failed one."""
-        number = self._test.run + 1
+        number, at = self._test.run + 1, self._clock()
         try:
-            run = self._look(rollout, number)
+            run = self._look(rollout, number, at)
         except SettingsError:
             raise
         except PlumblineError as error:
             _log.warning("soak_run_failed", rollout=self.rollout_id, error=str(error))
-            return SoakRun(number, self._clock(), "failed", problem=str(error))
+            return SoakRun(number, at, "failed", problem=str(error))
         self._record(rollout, run)
         return run
 
-    def _look(self, rollout: Rollout, number: int) -> SoakRun:
-        at = self._clock()
+    def _look(self, rollout: Rollout, number: int, at: datetime) -> SoakRun:
         settings = self._context.settings.rollout
         live, candidate = (
             (self._context.opened(ref), self._encoder(rollout, ref))

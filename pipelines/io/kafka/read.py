@@ -50,6 +50,7 @@ class ReadSplit(_ReadFromUnboundedSourceDoFn):
         A bundle ends at whichever comes first.
     """
 
+    # Beam finds provider and estimator in the defaults of the parameters, hence B008.
     @beam.DoFn.unbounded_per_element()
     def process(
         self,
